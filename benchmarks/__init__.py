@@ -1,0 +1,1 @@
+"""Measure poolscope beside other pools: `python -m benchmarks`, or `make bench`."""

@@ -1,0 +1,100 @@
+"""What takes part in a measurement, and proof that it does what it is said to do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.server import Server, UnavailableError
+
+SIZE = 10
+"""Connections in every pool, all open before anything is measured."""
+
+Borrow = Callable[[], AbstractAsyncContextManager[Any]]
+
+
+class FakeConnection:
+    """A connection that costs nothing, for pools that take any object."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    def rollback(self) -> None:
+        """Do nothing; SQLAlchemy's pool asks for it on every return."""
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A warm pool. `borrow` is its own public call: no wrapper of ours is measured with it."""
+
+    name: str
+    connections: str
+    borrow: Borrow
+    identify: Callable[[Any], object] | None = id
+    """Tells which connection a borrower holds. None for a floor, which is no pool."""
+
+
+Opener = Callable[[Server], AbstractAsyncContextManager[Case]]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Those who take part, and why others do not."""
+
+    cases: list[Case] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+class UnsoundError(Exception):
+    """A case does not do what the table would say of it."""
+
+
+async def enter(stack: AsyncExitStack, openers: Mapping[str, Opener], server: Server) -> Field:
+    """Open all cases that can be had here, and warm them up."""
+    entered = Field()
+    for name, opener in openers.items():
+        try:
+            case = await stack.enter_async_context(opener(server))
+        except (ImportError, UnavailableError) as error:
+            entered.missing[name] = str(error)
+            continue
+        stack.push_async_callback(_verify_unchanged, case, await inspect(case))
+        entered.cases.append(case)
+    return entered
+
+
+async def inspect(case: Case) -> frozenset[object]:
+    """Return which connections a pool lends. This also opens all of them.
+
+    Raises:
+        UnsoundError: it lends more or fewer than SIZE at the same time.
+    """
+    if case.identify is None:
+        return frozenset()
+    async with AsyncExitStack() as held:
+        lent = [await held.enter_async_context(case.borrow()) for _ in range(SIZE)]
+        seen = frozenset(map(case.identify, lent))
+        late = asyncio.create_task(_borrow_once(case))
+        await asyncio.sleep(0.02)
+        lends_more = late.done()
+    await late
+    if lends_more or len(seen) != SIZE:
+        raise UnsoundError(f"{case.name} does not lend {SIZE} connections: {len(seen)} or more")
+    return seen
+
+
+async def _borrow_once(case: Case) -> None:
+    async with case.borrow():
+        pass
+
+
+async def _verify_unchanged(case: Case, before: frozenset[object]) -> None:
+    """Connections that were replaced meanwhile would mean that connecting was measured too."""
+    if await inspect(case) != before:
+        raise UnsoundError(f"{case.name} replaced connections while it was measured")

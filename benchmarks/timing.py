@@ -1,0 +1,61 @@
+"""Time uncontended cycles, case by case in every round."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable, Sequence
+from time import perf_counter_ns
+from types import FunctionType
+
+from benchmarks.case import Borrow, Case
+from benchmarks.plan import Plan
+
+Loop = Callable[[Borrow, int], Awaitable[None]]
+
+
+async def _cycles(borrow: Borrow, count: int) -> None:
+    for _ in range(count):
+        async with borrow():
+            pass
+
+
+def _own_loop() -> Loop:
+    """Return a copy of the loop: the interpreter adapts code to what it calls.
+
+    A caller has one pool. In one loop for all, each case would undo what the last one taught it.
+    """
+    return FunctionType(_cycles.__code__.replace(), globals())
+
+
+async def time_cycles(cases: Sequence[Case], plan: Plan) -> dict[str, list[float]]:
+    """Return how many ns a cycle took, for each case in each round."""
+    loops = {case.name: _own_loop() for case in cases}
+    counts = {case.name: await _calibrate(case, loops[case.name], plan) for case in cases}
+    times: dict[str, list[float]] = {case.name: [] for case in cases}
+    # What is here already belongs to nobody measured, so no collection should look at it.
+    gc.freeze()
+    for _ in range(plan.rounds):
+        for case in plan.random.sample(cases, len(cases)):
+            count = counts[case.name]
+            gc.collect()
+            times[case.name].append(await _time(case, loops[case.name], count) / count)
+    gc.unfreeze()
+    return times
+
+
+async def _calibrate(case: Case, loop: Loop, plan: Plan) -> int:
+    """Return how many cycles fill a slice."""
+    wanted = plan.slice_seconds * 1e9
+    count = 16
+    while (elapsed := await _time(case, loop, count)) < wanted / 4:
+        count *= 2
+    return max(1, round(count * wanted / elapsed))
+
+
+async def _time(case: Case, loop: Loop, count: int) -> int:
+    # Lets pools that work in the background finish what the case before has left.
+    await asyncio.sleep(0)
+    started = perf_counter_ns()
+    await loop(case.borrow, count)
+    return perf_counter_ns() - started

@@ -1,0 +1,1 @@
+"""The asyncio driver: it does what the core decides, and decides nothing itself."""

@@ -1,0 +1,85 @@
+"""Tasks that belong to the pool, not to the caller who caused them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
+from typing import Any
+
+
+class Jobs:
+    """Start tasks, hold them until they end, and wait for them with a limit.
+
+    A task runs in a copy of the context the pool was opened in: a connection outlives the
+    request that caused it, and must not carry that request's context with it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, context: Context) -> None:
+        """Start tasks on that loop, in copies of that context."""
+        self._loop = loop
+        self.context = context
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run a coroutine in a task of the pool."""
+        task = self._loop.create_task(coroutine, context=self.context.copy())
+        if not task.done():
+            self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen here, so that the loop does not report it once more
+
+    async def call(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        limit: float,
+        late: Callable[[Any], object] | None = None,
+    ) -> Any:
+        """Call a plain or async function and return what it returns, within `limit` seconds.
+
+        Whoever waits can be cancelled at once, and gets its answer in time, even if the function
+        ignores cancellation. What it returns after all is given to `late`.
+
+        Raises:
+            TimeoutError: it took longer; it has been cancelled and is left to end by itself.
+            RuntimeError: it was cancelled by somebody else.
+        """
+        result = function(*args)
+        if not inspect.isawaitable(result):
+            return result
+        task = self.start(_as_coroutine(result))
+        try:
+            await asyncio.wait({task}, timeout=None if limit == math.inf else max(0.0, limit))
+        except BaseException:
+            self._give_up(task, late)
+            raise
+        if not task.done():
+            self._give_up(task, late)
+            raise TimeoutError(f"{_name(function)} did not return within {limit:.2f} s")
+        if task.cancelled():
+            raise RuntimeError(f"{_name(function)} was cancelled from outside the pool")
+        return task.result()
+
+    def _give_up(self, task: asyncio.Task[Any], late: Callable[[Any], object] | None) -> None:
+        def pass_on(task: asyncio.Task[Any]) -> None:
+            if late is not None and not task.cancelled() and task.exception() is None:
+                late(task.result())
+
+        task.add_done_callback(pass_on)
+        task.cancel()
+
+
+async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__qualname__", type(function).__qualname__))

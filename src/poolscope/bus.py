@@ -1,0 +1,210 @@
+"""The event bus: who wants to hear of what, and how each hears of it without harm to the pool.
+
+A bus has two lanes. A *handler* is called with an event. A *tap* is called with the fields of the
+event instead (`pool, time, sequence, ...`), so that no event has to be built: that is for the few
+subscribers that see every acquire and release. `hooks` holds, per event type, what to call.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from poolscope.buffer import Buffer
+from poolscope.events import EVENT_TYPES, Event, SubscriberFailed
+
+logger = logging.getLogger("poolscope")
+
+Handler = Callable[[Any], object]
+Tap = Callable[..., object]
+
+FAILURES_ALLOWED = 10
+
+# Held while subscriptions change, never while events are delivered.
+_lock = threading.RLock()
+
+
+class Subscription:
+    """A place on a bus. `unsubscribe()` leaves it; so does leaving its `with` block."""
+
+    def __init__(self, bus: EventBus, call: Tap, kinds: tuple[type[Event], ...], tap: bool) -> None:
+        """Describe who wants to hear of what."""
+        self._bus = weakref.ref(bus)
+        self._in_a_row = 0
+        self.call = call
+        self.kinds = kinds
+        self.tap = tap
+        self.failures = 0
+        """How often it raised."""
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.unsubscribe()
+
+    def unsubscribe(self) -> None:
+        """Hear no more. Safe to call again, and from within the handler."""
+        if bus := self._bus():
+            bus._drop(self)
+        if isinstance(self.call, Buffer):
+            self.call.close()
+
+    @property
+    def dropped(self) -> int:
+        """Return how many events were dropped because the handler was too slow."""
+        return self.call.dropped if isinstance(self.call, Buffer) else 0
+
+    @property
+    def name(self) -> str:
+        """Return the name of the function that is called."""
+        return str(getattr(self.call, "__qualname__", type(self.call).__qualname__))
+
+    def deliver(self, event: Event) -> None:
+        """Call the handler; a failure is counted and goes no further."""
+        try:
+            self.call(event)
+            self._in_a_row = 0
+        except BaseException as error:  # a subscriber must not harm the pool
+            self.failed(type(event), error)
+
+    def failed(self, kind: type[Event], error: BaseException) -> None:
+        """Count a failure; log the first, and detach after ten in a row."""
+        self.failures += 1
+        self._in_a_row += 1
+        detached = self._in_a_row >= FAILURES_ALLOWED
+        if self.failures == 1 or detached:
+            logger.error(
+                "subscriber %s failed (%s)%s; the pool goes on without it",
+                self.name,
+                type(error).__name__,
+                f" {FAILURES_ALLOWED} times in a row and is detached" if detached else "",
+                exc_info=error if self.failures == 1 else None,
+            )
+        if detached:
+            self.unsubscribe()
+        if bus := self._bus():
+            bus._note_failure(self, kind, error, detached)
+
+
+class EventBus:
+    """Deliver events to those who want them, in order, in the context of whoever caused them.
+
+    A bus may have a parent: who subscribes there hears of the events of all its children. Every
+    pool has a bus of its own, a child of `ROOT` unless told otherwise. Subscribing is safe from
+    any thread and at any time; whoever subscribes late hears of what comes after.
+    """
+
+    def __init__(self, parent: EventBus | None = None) -> None:
+        """Make a bus nobody listens to."""
+        self.hooks: dict[type[Event], tuple[Tap, ...]] = dict.fromkeys(EVENT_TYPES, ())
+        """What to call for each event type. The mapping stays the same object for ever."""
+        self.failures = 0
+        """How often a subscriber of this bus raised."""
+        self.on_failure: Callable[[str, BaseException, bool], object] | None = None
+        """Called with the subscriber's name, its error, and whether it was detached."""
+        self._parent = parent
+        self._subscriptions: tuple[Subscription, ...] = ()
+        self._children: weakref.WeakSet[EventBus] = weakref.WeakSet()
+        if parent is not None:
+            with _lock:
+                parent._children.add(self)
+                self._compile()
+
+    def subscribe(self, handler: Handler, *event_types: type[Event]) -> Subscription:
+        """Call `handler(event)` for events of these types, or of all types if none is named."""
+        return self._add(handler, event_types or EVENT_TYPES, tap=False)
+
+    def tap(self, tap: Tap, event_type: type[Event]) -> Subscription:
+        """Call `tap(pool, time, sequence, *other_fields)` for events of one type."""
+        return self._add(tap, (event_type,), tap=True)
+
+    def buffered(
+        self, handler: Handler, maxsize: int = 1024, *event_types: type[Event]
+    ) -> Subscription:
+        """Call `handler(event)` from a thread of its own, for a sink that may be slow.
+
+        Of more than `maxsize` events waiting the oldest are dropped; `dropped` counts them.
+        """
+        return self._add(Buffer(handler, maxsize), event_types or EVENT_TYPES, tap=False)
+
+    def publish(self, kind: type[Event], *fields: Any) -> None:
+        """Tell everyone who wants to know. `fields` are all fields of the event, in order."""
+        for hook in self.hooks[kind]:
+            try:
+                hook(*fields)
+            except BaseException as error:  # a subscriber must not harm the pool
+                self.report(hook, kind, error)
+
+    def report(self, hook: Tap, kind: type[Event], error: BaseException) -> None:
+        """Count the failure of something in `hooks`."""
+        for subscription in self._everyone():
+            if subscription.call == hook:
+                subscription.failed(kind, error)
+                return
+
+    def _add(self, call: Tap, kinds: tuple[type[Event], ...], *, tap: bool) -> Subscription:
+        for kind in kinds:
+            if kind not in self.hooks:
+                raise ValueError(f"{kind!r} is no event type; see poolscope.events.EVENT_TYPES")
+        if not callable(call):
+            raise ValueError(f"a subscriber must be callable: got {call!r}")
+        subscription = Subscription(self, call, kinds, tap)
+        with _lock:
+            self._subscriptions = (*self._subscriptions, subscription)
+            self._compile()
+        return subscription
+
+    def _drop(self, subscription: Subscription) -> None:
+        with _lock:
+            self._subscriptions = tuple(s for s in self._subscriptions if s is not subscription)
+            self._compile()
+
+    def _everyone(self) -> tuple[Subscription, ...]:
+        inherited = self._parent._everyone() if self._parent else ()
+        return self._subscriptions + inherited
+
+    def _compile(self) -> None:
+        """Work out once what has to be called for each event type, here and in all children."""
+        everyone = self._everyone()
+        for kind in EVENT_TYPES:
+            interested = [s for s in everyone if kind in s.kinds]
+            handlers = tuple(s for s in interested if not s.tap)
+            taps = tuple(s.call for s in interested if s.tap)
+            self.hooks[kind] = (*taps, _builder(kind, handlers)) if handlers else taps
+        for child in tuple(self._children):
+            child._compile()
+
+    def _note_failure(
+        self, subscription: Subscription, kind: type[Event], error: BaseException, detached: bool
+    ) -> None:
+        self.failures += 1
+        if self.on_failure is not None and kind is not SubscriberFailed:
+            self.on_failure(subscription.name, error, detached)
+
+
+def _builder(kind: type[Event], handlers: tuple[Subscription, ...]) -> Tap:
+    """Return a tap that builds the event once and hands it to every handler."""
+
+    def build_and_deliver(*fields: Any) -> None:
+        event = kind(*fields)
+        for subscription in handlers:
+            subscription.deliver(event)
+
+    return build_and_deliver
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+ROOT = EventBus()
+"""The parent of every pool's bus, unless the pool was given another."""

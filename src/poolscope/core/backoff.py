@@ -1,0 +1,59 @@
+"""When to try again after a connect failed: exponential backoff with full jitter, in rounds.
+
+Connects that were under way together and fail together are one round, so that twenty refused
+connections are one incident and not twenty. Full jitter is described in "Exponential Backoff And
+Jitter", AWS Architecture Blog, 2015.
+"""
+
+from __future__ import annotations
+
+import random
+
+from poolscope.settings import ConnectionPoolSettings
+
+LONGEST_DELAY = 30.0
+
+
+class Backoff:
+    """Count failed rounds in a row and say when the next may begin."""
+
+    __slots__ = ("_random", "_settings", "distrust", "error", "retry_at", "round", "streak")
+
+    def __init__(self, settings: ConnectionPoolSettings, rng: random.Random) -> None:
+        """Start without failures."""
+        self._settings = settings
+        self._random = rng
+        self.round = 0
+        """Rounds failed since the pool was made."""
+        self.streak = 0
+        """Rounds failed since the last success."""
+        self.retry_at = 0.0
+        self.error: BaseException | None = None
+        """The last failure, None after a success."""
+        self.distrust = False
+        """New connections open but do not pass validation, so opening proves nothing."""
+
+    def failed(self, round_: int, error: BaseException, now: float) -> bool:
+        """Note a failure of an attempt begun in that round; True for the first of the round."""
+        self.error = error
+        if round_ != self.round:
+            return False
+        self.round += 1
+        self.streak += 1
+        doublings = min(self.streak - 1, self._settings.retry_limit)
+        longest = min(self._settings.retry_delay * 2.0**doublings, LONGEST_DELAY)
+        self.retry_at = now + self._random.uniform(0, longest)
+        return True
+
+    def succeeded(self) -> None:
+        """Note a success: the next failure begins a new streak."""
+        if self.streak:
+            self.round += 1
+            self.streak = 0
+            self.retry_at = 0.0
+        self.error = None
+        self.distrust = False
+
+    def exhausted(self, since_round: int) -> bool:
+        """Tell whether someone who came in that round has seen enough failures in a row."""
+        return min(self.streak, self.round - since_round) > self._settings.retry_limit

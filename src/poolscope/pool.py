@@ -1,0 +1,233 @@
+"""The connection pool for asyncio."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from poolscope.aio.connector import Connector, Factory, Function
+from poolscope.aio.driver import Driver
+from poolscope.aio.lease import Lease, note_holder
+from poolscope.bus import ROOT, EventBus
+from poolscope.metrics import ConnectionPoolMetrics
+from poolscope.settings import ConnectionPoolSettings
+from poolscope.stats import PoolStats
+
+C = TypeVar("C")
+
+
+class ConnectionPool(Generic[C]):
+    """Lend connections to asyncio tasks, and tell all that happens on `bus`.
+
+    A pool serves one event loop, the one it is first used on; from other threads only `stats()`,
+    `get_metrics()` and `repr()` may be called. Waiting is first come, first served. A pool needs
+    `close()`, or `async with`.
+
+    Args:
+        factory: opens a connection; plain or async, as the other functions.
+        settings: sizes, limits and times; each pool keeps its own copy.
+        validate_func: says whether a connection is still good, before it is handed out.
+        close_func: closes a connection; by default its own `close()` is called.
+        metrics: counts what happens; by default a new `ConnectionPoolMetrics`.
+        reset_func: makes a connection clean when it comes back (asyncpg: `lambda c: c.reset()`).
+        bus: parent of the pool's own event bus; by default the one all pools share.
+        clock: monotonic clock in seconds, for tests.
+
+    Raises:
+        ValueError: an argument cannot be what it should be.
+    """
+
+    def __init__(
+        self,
+        factory: Factory[C],
+        settings: ConnectionPoolSettings | None = None,
+        validate_func: Function[C] | None = None,
+        close_func: Function[C] | None = None,
+        metrics: ConnectionPoolMetrics | None = None,
+        *,
+        reset_func: Function[C] | None = None,
+        bus: EventBus | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Make a pool. It opens with `initialize()`, or with the first acquire."""
+        if settings is not None and not isinstance(settings, ConnectionPoolSettings):
+            raise ValueError(f"settings must be ConnectionPoolSettings: got {settings!r}")
+        connector = Connector(factory, validate_func, close_func, reset_func)
+        self._driver: Driver[C] = Driver(
+            settings or ConnectionPoolSettings(),
+            connector,
+            EventBus(bus or ROOT),
+            clock,
+            metrics if metrics is not None else ConnectionPoolMetrics(),
+        )
+
+    # Opening and closing
+
+    async def initialize(self) -> None:
+        """Open the pool and wait until `min_size` connections are open.
+
+        Raises:
+            ConnectFailedError: connecting failed, `retry_limit` retries included; see its cause.
+            PoolTimeoutError: it took longer than `acquire_timeout`; the last error is chained.
+            PoolClosedError: the pool was closed before.
+
+        After a failure nothing is left open, and it may be called again.
+        """
+        await self._driver.initialize()
+
+    async def wait_ready(self, timeout: float | None = None) -> None:
+        """Wait until `min_size` connections are open, `acquire_timeout` by default.
+
+        Raises:
+            PoolTimeoutError: time is up; the last connect error, if any, is chained.
+        """
+        self._driver.bind()
+        await self._driver.until_ready(self._limit(timeout), give_up=False)
+
+    async def close(self, timeout: float | None = None) -> None:
+        """Close the pool within `timeout` seconds, `close_timeout` by default.
+
+        Those who wait for a connection fail at once. Connections in use may be given back until
+        the time is up; then they are closed under their holders. May be called again.
+        """
+        limit = self._driver.settings.close_timeout if timeout is None else timeout
+        await self._driver.close(_checked(limit))
+
+    async def __aenter__(self) -> Self:
+        """Open the pool, as `initialize`."""
+        await self.initialize()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the pool."""
+        await self.close()
+
+    # Borrowing
+
+    def connection(self, timeout: float | None = None) -> Lease[C]:
+        """Lend a connection for an `async with` block, within `timeout` or `acquire_timeout`.
+
+        If the block ends by an exception that may have left the connection in the middle of
+        something (cancellation, a timeout), it is closed, unless `reset_func` proves it clean.
+
+        Raises (on entry):
+            PoolTimeoutError, QueueFullError, ConnectFailedError, ValidationFailedError,
+            PoolClosedError, WrongLoopError.
+        """
+        lease: Lease[C] = Lease()  # no __init__: a call less on the path every request takes
+        lease.slot = None
+        lease.future = None
+        lease.driver = driver = self._driver
+        lease.timeout = driver.timeout if timeout is None else _checked(timeout)
+        return lease
+
+    async def acquire(self, timeout: float | None = None) -> C:
+        """Return a connection that has to be given back with `release`.
+
+        Prefer `async with pool.connection()`, which cannot forget to. Raises as that.
+        """
+        slot = await self._driver.acquire(self._limit(timeout))
+        note_holder(slot, sys._getframe(1))
+        return slot.connection  # type: ignore[return-value]
+
+    async def release(self, connection: C) -> None:
+        """Give a connection back.
+
+        Raises:
+            ReleaseError: it is not on loan from this pool, or was released before.
+        """
+        slot = self._driver.find(connection)
+        await self._driver.give_back(slot, slot.lease)
+
+    async def detach(self, connection: C) -> C:
+        """Take a leased connection out of the pool for good; its place is free.
+
+        Raises:
+            ReleaseError: it is not on loan from this pool.
+        """
+        driver = self._driver
+        driver.core.detach(driver.find(connection), driver.clock())
+        driver.pump()
+        return connection
+
+    # Steering
+
+    async def resize(self, min_size: int, max_size: int) -> None:
+        """Change the limits. Too many connections are closed: idle ones now, others when free.
+
+        Raises:
+            ValueError: as ConnectionPoolSettings.
+        """
+        self._driver.bind()
+        self._driver.core.resize(min_size, max_size, self._driver.clock())
+        self._driver.pump()
+
+    async def drain(self) -> None:
+        """Replace all connections: idle ones are closed now, others when they are given back."""
+        self._driver.bind()
+        self._driver.core.drain(self._driver.clock())
+        self._driver.pump()
+
+    # Looking
+
+    @property
+    def name(self) -> str:
+        """Return the name on every event and metric of this pool, unique in this process."""
+        return self._driver.name
+
+    @property
+    def bus(self) -> EventBus:
+        """Return the bus on which this pool tells what happens."""
+        return self._driver.bus
+
+    @property
+    def settings(self) -> ConnectionPoolSettings:
+        """Return a copy of the settings in force."""
+        return self._driver.settings.copy()
+
+    def stats(self) -> PoolStats:
+        """Return all levels in one consistent snapshot. Safe from any thread."""
+        return self._driver.stats()
+
+    def get_metrics(self) -> ConnectionPoolMetrics:
+        """Return what was counted. Safe from any thread."""
+        return self._driver.metrics
+
+    @property
+    def pool_size(self) -> int:
+        """Return how many connections are idle."""
+        return self.stats().idle
+
+    @property
+    def active_connections(self) -> int:
+        """Return how many connections are in use."""
+        return self.stats().in_use
+
+    def __repr__(self) -> str:
+        """Return the state of the pool as one line of a dashboard."""
+        stats, metrics = self.stats(), self.get_metrics()
+        return (
+            f"<ConnectionPool {self.name!r} {stats.state}: {stats} | "
+            f"{metrics.connection_requests} requests, {metrics.error_rate:.1%} failed, "
+            f"wait p99 {metrics.wait.quantile(0.99) * 1000:.1f} ms, "
+            f"use p99 {metrics.use.quantile(0.99) * 1000:.1f} ms>"
+        )
+
+    def _limit(self, timeout: float | None) -> float:
+        return self._driver.timeout if timeout is None else _checked(timeout)
+
+
+def _checked(timeout: Any) -> float:
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if not number or math.isnan(timeout) or timeout < 0:
+        raise ValueError(f"timeout must be a number of seconds of at least 0: got {timeout!r}")
+    return float(timeout)

@@ -1,0 +1,73 @@
+"""The live pools of this process, weakly held: where pulled gauges come from."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Protocol
+
+from poolscope.stats import PoolStats
+
+if TYPE_CHECKING:
+    from poolscope.bus import EventBus
+
+
+class Source(Protocol):
+    """Something whose state can be read at any time: a pool of ours, or an observed one."""
+
+    @property
+    def name(self) -> str:
+        """Return the name of the pool, unique in this process."""
+
+    @property
+    def bus(self) -> EventBus:
+        """Return where its events are published."""
+
+    def stats(self) -> PoolStats:
+        """Return its levels, in one consistent snapshot. Safe from any thread."""
+
+
+_lock = threading.RLock()
+_sources: weakref.WeakValueDictionary[str, Source] = weakref.WeakValueDictionary()
+_serial = 0
+
+
+def claim(wanted: str | None, source: Source) -> str:
+    """Return a name no other live pool has: as wanted, with a suffix, or `pool-1`, ...
+
+    From now on the source is found under that name, for as long as it lives.
+    """
+    global _serial
+    with _lock:
+        if wanted is None:
+            _serial += 1
+            wanted = f"pool-{_serial}"
+        name, number = wanted, 1
+        while name in _sources:
+            number += 1
+            name = f"{wanted}-{number}"
+        _sources[name] = source
+        return name
+
+
+def release(name: str, source: Source) -> None:
+    """Give the name back; the source is seen no more."""
+    with _lock:
+        if _sources.get(name) is source:
+            del _sources[name]
+
+
+def live() -> list[Source]:
+    """Return the live pools, by name."""
+    with _lock:
+        return [source for _, source in sorted(_sources.items())]
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,189 @@
+"""What happened to a pool, counted: the one subscriber that sees every acquire and release.
+
+It subscribes with taps, so that counting an acquire and a release costs no event objects.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable
+
+from poolscope.bus import EventBus, Subscription, Tap
+from poolscope.events import (
+    AcquireFailed,
+    AcquireSource,
+    AcquireTimedOut,
+    CloseReason,
+    ConnectFailed,
+    ConnectionAcquired,
+    ConnectionClosed,
+    ConnectionDetached,
+    ConnectionOpened,
+    ConnectionReleased,
+    Event,
+    FailureReason,
+    LeakReclaimed,
+    LeakSuspected,
+    MisuseDetected,
+    SubscriberFailed,
+)
+from poolscope.histogram import Histogram
+from poolscope.stats import PoolStats
+from poolscope.telemetry import catalog
+
+# The two taps that every acquire and release calls reach these without a look-up.
+_IDLE = AcquireSource.IDLE
+_WAIT_BUCKETS = catalog.WAIT_BUCKETS
+_USE_BUCKETS = catalog.USE_BUCKETS
+
+RECENT = 100
+"""How many recent values the lists of the contract keep."""
+
+
+class Tally:
+    """Count the events of one pool: plain numbers, fixed buckets, bounded lists."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self._stats: Callable[[], PoolStats | None] | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Set all counts to zero."""
+        self.failures = dict.fromkeys(FailureReason, 0)
+        """Requests that ended without a connection, by reason."""
+        self.sources = dict.fromkeys(AcquireSource, 0)
+        """Requests that got a connection which was not idle, by source."""
+        self.reclaimed = 0
+        self.detached = 0
+        self.opened = 0
+        self.connect_failures = 0
+        self.closed = dict.fromkeys(CloseReason, 0)
+        self.leaks = 0
+        self.misuses = 0
+        self.subscriber_errors = 0
+        self.wait = Histogram(catalog.WAIT_BUCKETS)
+        """Seconds until a connection was acquired."""
+        self.failed_wait: dict[FailureReason, Histogram] = {}
+        """Seconds until a request ended without a connection, by reason."""
+        self.use = Histogram(catalog.USE_BUCKETS)
+        """Seconds between acquiring a connection and the end of the lease."""
+        self.create = Histogram(catalog.CREATE_BUCKETS)
+        """Seconds a connect took, failed ones included."""
+        self.acquisition_times: deque[float] = deque(maxlen=RECENT)
+        """The most recent waits, in ms."""
+        self.release_times: deque[float] = deque(maxlen=RECENT)
+        """How long the most recent releases took (`reset_func`), in ms."""
+        self.connection_lifetimes: deque[float] = deque(maxlen=RECENT)
+        """The ages at which the most recent connections were closed, in s."""
+        self._release_time = 0.0
+
+    def subscribe_to(
+        self, bus: EventBus, stats: Callable[[], PoolStats | None]
+    ) -> list[Subscription]:
+        """Count what this bus publishes, and read levels from `stats`."""
+        self._stats = stats
+        taps: dict[type[Event], Tap] = {
+            ConnectionAcquired: self._acquired,
+            AcquireTimedOut: self._timed_out,
+            AcquireFailed: self._failed,
+            ConnectionReleased: self._released,
+            ConnectionDetached: self._detached,
+            LeakReclaimed: self._reclaimed,
+            LeakSuspected: self._leaked,
+            ConnectionOpened: self._opened,
+            ConnectFailed: self._connect_failed,
+            ConnectionClosed: self._closed,
+            MisuseDetected: self._misused,
+            SubscriberFailed: self._subscriber_failed,
+        }
+        return [bus.tap(tap, kind) for kind, tap in taps.items()]
+
+    def _acquired(
+        self, _pool: str, _time: float, _sequence: int, _request: int, wait: float,
+        source: AcquireSource, _connection: str,
+    ) -> None:  # fmt: skip
+        histogram = self.wait
+        if wait:
+            histogram.counts[bisect_left(_WAIT_BUCKETS, wait)] += 1
+            histogram.sum += wait
+            self.acquisition_times.append(wait * 1000)
+        else:
+            histogram.counts[0] += 1
+            self.acquisition_times.append(0.0)
+        if source is not _IDLE:
+            self.sources[source] += 1
+
+    def _released(
+        self, _pool: str, _time: float, _sequence: int, _request: int, _connection: str,
+        use: float, reset: float,
+    ) -> None:  # fmt: skip
+        histogram = self.use
+        histogram.counts[bisect_left(_USE_BUCKETS, use)] += 1
+        histogram.sum += use
+        if reset:
+            self._release_time += reset
+            self.release_times.append(reset * 1000)
+        else:
+            self.release_times.append(0.0)
+
+    def _timed_out(
+        self, _pool: str, _time: float, _sequence: int, _request: int, wait: float, *_: object
+    ) -> None:
+        self._count_failure(FailureReason.TIMEOUT, wait)
+
+    def _failed(
+        self, _pool: str, _time: float, _sequence: int, _request: int, wait: float,
+        reason: FailureReason, _error: object,
+    ) -> None:  # fmt: skip
+        self._count_failure(reason, wait)
+
+    def _count_failure(self, reason: FailureReason, wait: float) -> None:
+        self.failures[reason] += 1
+        if reason not in self.failed_wait:
+            self.failed_wait[reason] = Histogram(catalog.WAIT_BUCKETS)
+        self.failed_wait[reason].record(wait)
+
+    def _detached(
+        self, _pool: str, _time: float, _sequence: int, _request: int, _connection: str,
+        use: float, age: float,
+    ) -> None:  # fmt: skip
+        self.detached += 1
+        self.use.record(use)
+        self.connection_lifetimes.append(age)
+
+    def _reclaimed(
+        self, _pool: str, _time: float, _sequence: int, _request: int, _connection: str,
+        use: float, *_: object,
+    ) -> None:  # fmt: skip
+        self.reclaimed += 1
+        self.use.record(use)
+
+    def _leaked(self, *_: object) -> None:
+        self.leaks += 1
+
+    def _opened(
+        self, _pool: str, _time: float, _sequence: int, _connection: str, create: float
+    ) -> None:
+        self.opened += 1
+        self.create.record(create)
+
+    def _connect_failed(
+        self, _pool: str, _time: float, _sequence: int, _connection: str, create: float, *_: object
+    ) -> None:
+        self.connect_failures += 1
+        self.create.record(create)
+
+    def _closed(
+        self, _pool: str, _time: float, _sequence: int, _connection: str, reason: CloseReason,
+        age: float,
+    ) -> None:  # fmt: skip
+        self.closed[reason] += 1
+        self.connection_lifetimes.append(age)
+
+    def _misused(self, *_: object) -> None:
+        self.misuses += 1
+
+    def _subscriber_failed(self, *_: object) -> None:
+        self.subscriber_errors += 1

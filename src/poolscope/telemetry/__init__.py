@@ -1,0 +1,1 @@
+"""Subscribers that turn events and snapshots into OpenTelemetry, Prometheus and logs."""
