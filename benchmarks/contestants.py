@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-from benchmarks.case import SIZE, Case, FakeConnection, Opener
+from benchmarks.case import SIZE, Case, FakeConnection, Opener, UnsoundError
 from benchmarks.server import Server
-from poolscope import ConnectionPool, ConnectionPoolMetrics, ConnectionPoolSettings, Subscription
+from poolscope import ConnectionPool, ConnectionPoolSettings
 
 OURS = "poolscope"
 SILENT = "poolscope, nobody listening"
@@ -28,16 +28,8 @@ FAKE = "fake"
 REAL = "PostgreSQL"
 
 
-class Deaf(ConnectionPoolMetrics):
-    """Metrics that do not subscribe."""
-
-    def subscribe_to(self, *_: object, **__: object) -> list[Subscription]:
-        return []
-
-
-def our_pool(metrics: ConnectionPoolMetrics | None = None) -> ConnectionPool[FakeConnection]:
-    settings = ConnectionPoolSettings(min_size=SIZE, max_size=SIZE)
-    return ConnectionPool(FakeConnection, settings, metrics=metrics)
+def our_pool() -> ConnectionPool[FakeConnection]:
+    return ConnectionPool(FakeConnection, ConnectionPoolSettings(min_size=SIZE, max_size=SIZE))
 
 
 @asynccontextmanager
@@ -48,7 +40,10 @@ async def ours(_: Server) -> AsyncIterator[Case]:
 
 @asynccontextmanager
 async def silent(_: Server) -> AsyncIterator[Case]:
-    async with our_pool(Deaf()) as pool:
+    async with our_pool() as pool:
+        pool.get_metrics().unsubscribe()
+        if any(pool.bus.hooks.values()):
+            raise UnsoundError("somebody listens to the pool that nobody should listen to")
         yield Case(SILENT, FAKE, pool.connection)
 
 

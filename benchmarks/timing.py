@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter_ns
 from types import FunctionType
 
@@ -33,15 +34,24 @@ async def time_cycles(cases: Sequence[Case], plan: Plan) -> dict[str, list[float
     loops = {case.name: _own_loop() for case in cases}
     counts = {case.name: await _calibrate(case, loops[case.name], plan) for case in cases}
     times: dict[str, list[float]] = {case.name: [] for case in cases}
-    # What is here already belongs to nobody measured, so no collection should look at it.
-    gc.freeze()
-    for _ in range(plan.rounds):
-        for case in plan.random.sample(cases, len(cases)):
-            count = counts[case.name]
-            gc.collect()
-            times[case.name].append(await _time(case, loops[case.name], count) / count)
-    gc.unfreeze()
+    with only_own_garbage():
+        for _ in range(plan.rounds):
+            for case in plan.random.sample(cases, len(cases)):
+                gc.collect()
+                count = counts[case.name]
+                times[case.name].append(await _time(case, loops[case.name], count) / count)
     return times
+
+
+@contextmanager
+def only_own_garbage() -> Iterator[None]:
+    """Keep the collector on, but let it look only at what comes from now on."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 async def _calibrate(case: Case, loop: Loop, plan: Plan) -> int:

@@ -12,6 +12,7 @@ from poolscope.errors import (
     ValidationFailedError,
     WrongLoopError,
 )
+from poolscope.manager import PoolManager
 from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.pool import ConnectionPool
 from poolscope.settings import ConnectionPoolSettings
@@ -25,6 +26,7 @@ __all__ = [
     "EventBus",
     "PoolClosedError",
     "PoolError",
+    "PoolManager",
     "PoolStats",
     "PoolTimeoutError",
     "QueueFullError",

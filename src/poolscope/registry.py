@@ -5,12 +5,39 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from poolscope.events import FailureReason
+from poolscope.histogram import Histogram
 from poolscope.stats import PoolStats
 
 if TYPE_CHECKING:
     from poolscope.bus import EventBus
+
+
+class Counts(Protocol):
+    """What exporters read of a pool's `ConnectionPoolMetrics`. Safe from any thread."""
+
+    @property
+    def connection_timeouts(self) -> int:
+        """Return how many requests reached their deadline."""
+
+    @property
+    def wait(self) -> Histogram:
+        """Return the seconds until a connection was acquired."""
+
+    @property
+    def failed_wait(self) -> Mapping[FailureReason, Histogram]:
+        """Return the seconds until a request ended without a connection, by reason."""
+
+    @property
+    def use(self) -> Histogram:
+        """Return the seconds connections were held."""
+
+    @property
+    def create(self) -> Histogram:
+        """Return the seconds connects took, failed ones included."""
 
 
 class Source(Protocol):
@@ -23,6 +50,10 @@ class Source(Protocol):
     @property
     def bus(self) -> EventBus:
         """Return where its events are published."""
+
+    @property
+    def metrics(self) -> Counts:
+        """Return what was counted."""
 
     def stats(self) -> PoolStats:
         """Return its levels, in one consistent snapshot. Safe from any thread."""

@@ -123,6 +123,8 @@ class ConnectionPoolSettings:
 
 def _check(field: str, value: Any) -> None:
     """Raise ValueError, naming field and value, unless the value suits the field."""
+    if field not in ConnectionPoolSettings.__dataclass_fields__:
+        raise ValueError(f"{field} is no setting of a pool")
     if value is None and field in _OPTIONAL:
         return
     if field in _COUNTS:

@@ -47,6 +47,7 @@ class Tally:
     def __init__(self) -> None:
         """Start at zero."""
         self._stats: Callable[[], PoolStats | None] | None = None
+        self._subscriptions: list[Subscription] = []
         self.reset()
 
     def reset(self) -> None:
@@ -79,9 +80,7 @@ class Tally:
         """The ages at which the most recent connections were closed, in s."""
         self._release_time = 0.0
 
-    def subscribe_to(
-        self, bus: EventBus, stats: Callable[[], PoolStats | None]
-    ) -> list[Subscription]:
+    def subscribe_to(self, bus: EventBus, stats: Callable[[], PoolStats | None]) -> None:
         """Count what this bus publishes, and read levels from `stats`."""
         self._stats = stats
         taps: dict[type[Event], Tap] = {
@@ -98,7 +97,13 @@ class Tally:
             MisuseDetected: self._misused,
             SubscriberFailed: self._subscriber_failed,
         }
-        return [bus.tap(tap, kind) for kind, tap in taps.items()]
+        self._subscriptions += [bus.tap(tap, kind) for kind, tap in taps.items()]
+
+    def unsubscribe(self) -> None:
+        """Count no more. The levels stay readable."""
+        for subscription in self._subscriptions:
+            subscription.unsubscribe()
+        self._subscriptions.clear()
 
     def _acquired(
         self, _pool: str, _time: float, _sequence: int, _request: int, wait: float,

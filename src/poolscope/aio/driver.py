@@ -7,6 +7,7 @@ import logging
 import math
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from poolscope import registry
 from poolscope.aio.connector import Connector
@@ -150,7 +151,10 @@ class Driver(Engine[C]):
         reason = doubt(kind)
         if self.resets and kind is not GeneratorExit:
             self._resetting.add(lease)
-            job = self.jobs.start(self._reset_and_release(slot, lease, reason))
+            assert slot.connection is not None
+            job = self.jobs.start(self.connector.reset(slot.connection, self.jobs, self.settings))
+            ended = partial(self._reset_ended, slot, lease, reason, self.clock())
+            job.add_done_callback(ended, context=self.jobs.context)
             await asyncio.wait({job})
             return
         now = self.clock()
@@ -160,26 +164,21 @@ class Driver(Engine[C]):
             use = now - slot.since
             if self.core.release(slot, lease, now):
                 self._publish_released(slot, lease, now, use, 0.0)
-        self.pump()
+        self.pump(now)
 
-    async def _reset_and_release(
-        self, slot: Slot[C], lease: int, reason: CloseReason | None
+    def _reset_ended(
+        self,
+        slot: Slot[C],
+        lease: int,
+        reason: CloseReason | None,
+        started: float,
+        job: asyncio.Task[None],
     ) -> None:
-        started = self.clock()
-        assert slot.connection is not None
-        clean = False
-        try:
-            await self.connector.reset(slot.connection, self.jobs, self.settings)
-            clean = True
-        except Exception:
-            reason = reason or CloseReason.RESET
-        except BaseException:
-            reason = reason or CloseReason.RESET
+        self._resetting.discard(lease)
+        clean = not job.cancelled() and job.exception() is None
+        self._end_lease(slot, lease, None if clean else reason or CloseReason.RESET, started)
+        if job.cancelled():
             self.halt()
-            raise
-        finally:
-            self._resetting.discard(lease)
-            self._end_lease(slot, lease, None if clean else reason, started)
 
     def _end_lease(
         self, slot: Slot[C], lease: int, reason: CloseReason | None, started: float
@@ -263,16 +262,23 @@ class Driver(Engine[C]):
             await self.until_ready(self.timeout, give_up=True)
         except BaseException:
             if self.core.state == "open":
-                await self.close(0.0)
+                await self._shut(0.0)
                 self.renew()
+                self._closer = None
             raise
 
     async def close(self, timeout: float) -> None:
         """Close the pool, once; whoever calls meanwhile waits for the same end."""
+        await self._shut(timeout)
+        registry.release(self.name, self)
+
+    async def _shut(self, timeout: float) -> None:
         if self._closer is None:
+            if self.core.state == "open":
+                self.bind()
             if self.core.state == "closed":
                 return
-            if self.core.state == "new" or self.loop is None or self.loop.is_closed():
+            if self.loop is None:
                 self._finish()
                 return
             self._closer = self.jobs.start(self._close(timeout))
@@ -301,7 +307,6 @@ class Driver(Engine[C]):
         self.core.finish(self.clock())
         self.cancel_alarm()
         self.pump()
-        registry.release(self.name, self)
 
 
 

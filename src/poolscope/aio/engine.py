@@ -8,9 +8,18 @@ import os
 import random
 import warnings
 import weakref
-from asyncio import AbstractEventLoop, Future, Task, TimerHandle, current_task, get_running_loop
+from asyncio import (
+    AbstractEventLoop,
+    CancelledError,
+    Future,
+    Task,
+    TimerHandle,
+    current_task,
+    get_running_loop,
+)
 from collections.abc import Callable
 from contextvars import copy_context
+from functools import partial
 from sys import is_finalizing
 from threading import get_ident
 from typing import Any, Generic
@@ -168,10 +177,14 @@ class Engine(Generic[C]):
         if self._halted or self.loop is None or self.loop.is_closed():
             self._clear_up(chores)
             return
+        connector, jobs, settings = self.connector, self.jobs, self.settings
         for slot in chores.connect:
-            slot.holder = self.jobs.start(self._connect(slot))
+            slot.holder = opening = jobs.start(connector.open(jobs, settings))
+            opening.add_done_callback(partial(self._connect_ended, slot), context=jobs.context)
         for slot in chores.close:
-            slot.holder = self.jobs.start(self._disconnect(slot))
+            assert slot.connection is not None
+            slot.holder = closing = jobs.start(connector.close(slot.connection, jobs, settings))
+            closing.add_done_callback(partial(self._close_ended, slot), context=jobs.context)
 
     def _wake_watchers(self) -> None:
         watchers, self._watchers = self._watchers, []
@@ -219,35 +232,33 @@ class Engine(Generic[C]):
             self._alarm.cancel()
         self._alarm_at = math.inf
 
-    async def _connect(self, slot: Slot[C]) -> None:
-        try:
-            connection = await self.connector.open(self.jobs, self.settings)
-            if self.core.places.find(connection) is not None:
-                raise TypeError("factory returned a connection that is already in the pool")
-        except Exception as error:
-            self.core.connect_failed(slot, error, self.clock())
-        except BaseException as error:
-            self.core.connect_failed(slot, error, self.clock(), abandoned=True)
-            self.halt()
-            raise
-        else:
-            self.core.connected(slot, connection, self.clock())
-        self.pump()
+    # A task can be cancelled before its first step, and then runs none of its code, not even a
+    # `finally`. So how a task ended is noted by callbacks, which always run.
 
-    async def _disconnect(self, slot: Slot[C]) -> None:
-        assert slot.connection is not None
-        error: BaseException | None = None
-        try:
-            error = await self.connector.close(slot.connection, self.jobs, self.settings)
-        except BaseException:
+    def _connect_ended(self, slot: Slot[C], task: Task[C]) -> None:
+        core, now = self.core, self.clock()
+        if task.cancelled():
+            core.connect_failed(slot, CancelledError(), now, abandoned=True)
             self.halt()
-            raise
-        finally:
-            name = slot.connection_id
-            self.core.disconnected(slot, self.clock())
-            if error is not None:
-                self.core.journal.record(CloseFailed, self.clock(), name, error)
-            self.pump()
+        elif error := task.exception():
+            core.connect_failed(slot, error, now)
+        elif core.places.find(connection := task.result()) is not None:
+            again = TypeError("factory returned a connection that is already in the pool")
+            core.connect_failed(slot, again, now)
+        else:
+            core.connected(slot, connection, now)
+        self.pump(now)
+
+    def _close_ended(self, slot: Slot[C], task: Task[BaseException | None]) -> None:
+        now = self.clock()
+        name, connection = slot.connection_id, slot.connection
+        self.core.disconnected(slot, now)
+        if task.cancelled():
+            terminate(connection)
+            self.halt()
+        elif error := task.result():
+            self.core.journal.record(CloseFailed, now, name, error)
+        self.pump(now)
 
     def halt(self) -> None:
         """Stop serving if a task of the pool was cancelled by somebody else: the loop is ending.
@@ -278,13 +289,18 @@ class Engine(Generic[C]):
         self.core.journal.record(MisuseDetected, self.clock(), misuse, detail)
         self.publish()
 
-    def _subscriber_failed(self, name: str, error: BaseException, detached: bool) -> None:
-        self.core.journal.record(SubscriberFailed, self.clock(), name, error, detached)
+    def _subscriber_failed(self, *failure: object) -> None:
+        """Tell of it later: others are still to hear of the event it failed at."""
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon(self._tell_failure, *failure, context=self.jobs.context)
+
+    def _tell_failure(self, *failure: object) -> None:
+        self.core.journal.record(SubscriberFailed, self.clock(), *failure)
         self.publish()
 
     def __del__(self) -> None:
         """Drop what was left open, and say so, unless the interpreter is ending anyway."""
-        if is_finalizing() or self._forked or not hasattr(self, "core"):
+        if is_finalizing() or not hasattr(self, "core") or self._forked:
             return
         left = [s.connection for s in self.core.places.slots if s.connection is not None]
         if not left or self.core.state == "closed":

@@ -7,7 +7,9 @@ import inspect
 import math
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Jobs:
@@ -23,7 +25,7 @@ class Jobs:
         self.context = context
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def start(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a coroutine in a task of the pool."""
         task = self._loop.create_task(coroutine, context=self.context.copy())
         if not task.done():

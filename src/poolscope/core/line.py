@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Generic
 
 from poolscope.core.slot import C
@@ -35,9 +36,11 @@ class Line(Generic[C]):
             self.due = ticket.deadline
 
     def rejoin(self, ticket: Ticket[C]) -> None:
-        """Stand in front again: whoever was granted a connection came before all who wait."""
+        """Stand where one stood: before all who came later."""
+        older = list(takewhile(lambda other: other.id < ticket.id, self))
         self.join(ticket)
-        self.tickets.move_to_end(ticket.id, last=False)
+        for each in (ticket, *reversed(older)):
+            self.tickets.move_to_end(each.id, last=False)
 
     def leave(self, ticket: Ticket[C]) -> bool:
         """Leave; False when the ticket was not in line."""

@@ -83,13 +83,14 @@ class Slot(Generic[C]):
 
     def acquired_at(self) -> str | None:
         """Return where the present lease was acquired, as `folder/file.py:line`."""
-        if self.site is None:
+        site, instruction = self.site, self.instruction
+        if site is None:
             return None
-        place = "/".join(self.site.co_filename.replace("\\", "/").split("/")[-2:])
-        for first, last, line in self.site.co_lines():
-            if first <= self.instruction < last and line is not None:
+        place = "/".join(site.co_filename.replace("\\", "/").split("/")[-2:])
+        for first, last, line in site.co_lines():
+            if first <= instruction < last and line is not None:
                 return f"{place}:{line}"
-        return f"{place}:{self.site.co_firstlineno}"
+        return f"{place}:{site.co_firstlineno}"
 
     def vacate(self) -> None:
         """Forget the connection that was here, and its lease."""

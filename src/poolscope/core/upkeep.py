@@ -84,7 +84,7 @@ class Upkeep(Supply[C]):
         self.settings.max_size = checked.max_size
         self.places.resize(max_size)
         self._settle_limits()
-        surplus = len(self.places.slots) - max_size
+        surplus = max(self.places.taken - max_size, len(self._idle) - self.idle_limit())
         for slot in self._idle[: max(0, surplus)]:
             self._close(slot, CloseReason.EXCESS, now)
         self.journal.record(PoolResized, now, min_size, max_size)

@@ -1,0 +1,7 @@
+"""Run the command line: `python -m poolscope`."""
+
+import sys
+
+from poolscope.cli import main
+
+sys.exit(main())

@@ -1,0 +1,121 @@
+"""The conservation laws of a pool, checked from its events alone.
+
+`Replay` listens to a pool from the beginning and keeps its own books. They must agree with the
+pool's snapshot at any moment, and the numbers of the books with each other.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+from poolscope import events as e
+from poolscope.stats import PoolStats
+
+
+class Replay:
+    """Subscribe this to a new pool's bus; call `check(pool.stats())` whenever you like."""
+
+    def __init__(self) -> None:
+        """Begin with empty books."""
+        self.events: list[e.Event] = []
+        self.counts: Counter[type[e.Event]] = Counter()
+        self.requests: set[int] = set()
+        """Requests not yet ended."""
+        self.leases: dict[int, str] = {}
+        """Leases not yet ended, and the connection of each."""
+        self.connecting: set[str] = set()
+        self.open: set[str] = set()
+        self.reasons: Counter[e.CloseReason] = Counter()
+        self.faults: list[str] = []
+
+    def __call__(self, event: e.Event) -> None:
+        """Book an event."""
+        expected = self.events[-1].sequence + 1 if self.events else event.sequence
+        self._expect(event.sequence == expected, f"event {expected} is missing before {event}")
+        self.events.append(event)
+        self.counts[type(event)] += 1
+        book = getattr(self, f"_{type(event).__name__}", None)
+        if book is not None:
+            book(event)
+
+    def of(self, *kinds: type[e.Event]) -> list[e.Event]:
+        """Return the events of these types, in order."""
+        return [event for event in self.events if isinstance(event, kinds)]
+
+    def _expect(self, holds: bool, fault: str) -> None:
+        if not holds:
+            self.faults.append(fault)
+
+    def _ConnectionRequested(self, event: e.ConnectionRequested) -> None:  # noqa: N802
+        self.requests.add(event.sequence)
+
+    def _end_request(self, event: e.ConnectionAcquired | e.AcquireFailed) -> None:
+        self._expect(event.request_id in self.requests, f"ended twice, or never made: {event}")
+        self._expect(event.wait >= 0, f"negative wait: {event}")
+        self.requests.discard(event.request_id)
+
+    _AcquireFailed = _AcquireTimedOut = _end_request
+
+    def _ConnectionAcquired(self, event: e.ConnectionAcquired) -> None:  # noqa: N802
+        self._end_request(event)
+        self._expect(event.connection_id in self.open, f"acquired though not open: {event}")
+        self._expect(
+            event.connection_id not in self.leases.values(), f"acquired though in use: {event}"
+        )
+        self.leases[event.request_id] = event.connection_id
+
+    def _end_lease(self, event: e.ConnectionReleased | e.LeakReclaimed) -> None:
+        held = self.leases.pop(event.request_id, None)
+        self._expect(held == event.connection_id, f"ended twice, or never begun: {event}")
+        self._expect(event.use >= 0, f"negative use: {event}")
+
+    _ConnectionReleased = _LeakReclaimed = _end_lease
+
+    def _ConnectionDetached(self, event: e.ConnectionDetached) -> None:  # noqa: N802
+        held = self.leases.pop(event.request_id, None)
+        self._expect(held == event.connection_id, f"detached though not leased: {event}")
+        self.open.discard(event.connection_id)
+
+    def _ConnectStarted(self, event: e.ConnectStarted) -> None:  # noqa: N802
+        self._expect(
+            event.connection_id not in self.connecting | self.open, f"started twice: {event}"
+        )
+        self.connecting.add(event.connection_id)
+
+    def _ConnectionOpened(self, event: e.ConnectionOpened) -> None:  # noqa: N802
+        self._expect(event.connection_id in self.connecting, f"opened unasked: {event}")
+        self.connecting.discard(event.connection_id)
+        self.open.add(event.connection_id)
+
+    def _ConnectFailed(self, event: e.ConnectFailed) -> None:  # noqa: N802
+        self._expect(event.connection_id in self.connecting, f"failed unasked: {event}")
+        self.connecting.discard(event.connection_id)
+
+    def _ConnectionClosed(self, event: e.ConnectionClosed) -> None:  # noqa: N802
+        self._expect(event.connection_id in self.open, f"closed twice: {event}")
+        self._expect(
+            event.connection_id not in self.leases.values(), f"closed though leased: {event}"
+        )
+        self.open.discard(event.connection_id)
+        self.reasons[event.reason] += 1
+
+    def check(self, stats: PoolStats) -> None:
+        """Compare the books with a snapshot: laws I1 to I4, I6, I10 and I16."""
+        count = self.counts
+        ended = count[e.ConnectionAcquired] + count[e.AcquireTimedOut] + count[e.AcquireFailed]
+        self._equal("requests", count[e.ConnectionRequested], ended + stats.waiting)
+        self._equal("waiting", len(self.requests), stats.waiting)
+        self._equal("leases", len(self.leases), stats.in_use - stats.granted)
+        self._equal("open", len(self.open), stats.idle + stats.in_use)
+        self._equal("connecting", len(self.connecting), stats.connecting)
+        self._equal("closed", count[e.ConnectionClosed], self.reasons.total())
+        gone = count[e.ConnectionClosed] + count[e.ConnectionDetached]
+        self._equal("opened", count[e.ConnectionOpened], gone + stats.idle + stats.in_use)
+        self._expect(min(stats.idle, stats.in_use, stats.closing) >= 0, f"negative: {stats}")
+        if self.events:
+            self._equal("sequence", self.events[-1].sequence, stats.sequence)
+        assert not self.faults, "\n".join(itertools.islice(self.faults, 5))
+
+    def _equal(self, what: str, booked: int, shown: int) -> None:
+        self._expect(booked == shown, f"{what}: {booked} by the events, {shown} by the snapshot")

@@ -1,0 +1,67 @@
+"""A pool on scripted connections, for tests in virtual time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from poolscope import ConnectionPool, ConnectionPoolSettings
+from poolscope.events import ConnectionAcquired, Event
+from poolscope.testing import FakeConnection, Ledger, Replay
+
+
+class Bench:
+    """A pool, its server's ledger, and a replay of its events."""
+
+    def __init__(self, ledger: Ledger, settings: dict[str, Any], functions: dict[str, Any]) -> None:
+        self.ledger = ledger
+        self.replay = Replay()
+        self.now = asyncio.get_running_loop().time
+        defaults = {"min_size": 0, "max_size": 2, "name": "bench", "lifetime_jitter": 0}
+        self.pool: ConnectionPool[FakeConnection] = ConnectionPool(
+            ledger.open,
+            ConnectionPoolSettings(**(defaults | settings)),
+            clock=self.now,
+            **{"close_func": ledger.close, **functions},
+        )
+        self.pool.bus.subscribe(self.replay)
+
+    def check(self) -> None:
+        self.replay.check(self.pool.stats())
+
+    def count(self, *kinds: type[Event]) -> int:
+        return len(self.replay.of(*kinds))
+
+    def last(self, kind: type[Event]) -> Any:
+        return self.replay.of(kind)[-1]
+
+    async def hold(self, seconds: float) -> None:
+        async with self.pool.connection():
+            await asyncio.sleep(seconds)
+
+    async def holder(self, seconds: float) -> asyncio.Task[None]:
+        """Return a task that has just acquired a connection, for so long."""
+        before = self.count(ConnectionAcquired)
+        task = asyncio.create_task(self.hold(seconds))
+        while self.count(ConnectionAcquired) == before:
+            await asyncio.sleep(0)
+        return task
+
+
+@asynccontextmanager
+async def bench(
+    *, ledger: Ledger | None = None, functions: dict[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[Bench]:
+    """Make a pool; in the end close it, and audit ledger and laws."""
+    made = Bench(ledger or Ledger(), settings, functions or {})
+    yield made
+    await made.pool.close()
+    await ticks(3)
+    made.check()
+    made.ledger.audit()
+
+
+async def ticks(count: int = 1) -> None:
+    """Let the loop go round."""
+    for _ in range(count):
+        await asyncio.sleep(0)
