@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from poolscope.buffer import Buffer
@@ -31,13 +31,22 @@ _lock = threading.RLock()
 class Subscription:
     """A place on a bus. `unsubscribe()` leaves it; so does leaving its `with` block."""
 
-    def __init__(self, bus: EventBus, call: Tap, kinds: tuple[type[Event], ...], tap: bool) -> None:
+    __slots__ = ("__weakref__", "_bus", "_in_a_row", "call", "failures", "kinds", "taps")
+
+    def __init__(
+        self,
+        bus: EventBus,
+        call: Handler | None,
+        kinds: tuple[type[Event], ...],
+        taps: Mapping[type[Event], Tap],
+    ) -> None:
         """Describe who wants to hear of what."""
         self._bus = weakref.ref(bus)
         self._in_a_row = 0
         self.call = call
+        """The handler; None for taps."""
         self.kinds = kinds
-        self.tap = tap
+        self.taps = taps
         self.failures = 0
         """How often it raised."""
 
@@ -62,10 +71,12 @@ class Subscription:
     @property
     def name(self) -> str:
         """Return the name of the function that is called."""
-        return str(getattr(self.call, "__qualname__", type(self.call).__qualname__))
+        call = next(iter(self.taps.values())) if self.call is None else self.call
+        return str(getattr(call, "__qualname__", type(call).__qualname__))
 
     def deliver(self, event: Event) -> None:
         """Call the handler; a failure is counted and goes no further."""
+        assert self.call is not None
         try:
             self.call(event)
             self._in_a_row = 0
@@ -109,19 +120,21 @@ class EventBus:
         """Called with the subscriber's name, its error, and whether it was detached."""
         self._parent = parent
         self._subscriptions: tuple[Subscription, ...] = ()
-        self._children: weakref.WeakSet[EventBus] = weakref.WeakSet()
+        self._children: weakref.WeakSet[EventBus] | None = None
         if parent is not None:
             with _lock:
+                if parent._children is None:
+                    parent._children = weakref.WeakSet()
                 parent._children.add(self)
                 self._compile()
 
     def subscribe(self, handler: Handler, *event_types: type[Event]) -> Subscription:
         """Call `handler(event)` for events of these types, or of all types if none is named."""
-        return self._add(handler, event_types or EVENT_TYPES, tap=False)
+        return self._add(handler, event_types or EVENT_TYPES, {})
 
-    def tap(self, tap: Tap, event_type: type[Event]) -> Subscription:
-        """Call `tap(pool, time, sequence, *other_fields)` for events of one type."""
-        return self._add(tap, (event_type,), tap=True)
+    def tap(self, taps: Mapping[type[Event], Tap]) -> Subscription:
+        """Call `taps[event_type](pool, time, sequence, *other_fields)` for each type named."""
+        return self._add(None, tuple(taps), taps)
 
     def buffered(
         self, handler: Handler, maxsize: int = 1024, *event_types: type[Event]
@@ -130,7 +143,7 @@ class EventBus:
 
         Of more than `maxsize` events waiting the oldest are dropped; `dropped` counts them.
         """
-        return self._add(Buffer(handler, maxsize), event_types or EVENT_TYPES, tap=False)
+        return self._add(Buffer(handler, maxsize), event_types or EVENT_TYPES, {})
 
     def publish(self, kind: type[Event], *fields: Any) -> None:
         """Tell everyone who wants to know. `fields` are all fields of the event, in order."""
@@ -143,17 +156,20 @@ class EventBus:
     def report(self, hook: Tap, kind: type[Event], error: BaseException) -> None:
         """Count the failure of something in `hooks`."""
         for subscription in self._everyone():
-            if subscription.call == hook:
+            if subscription.taps.get(kind) == hook:
                 subscription.failed(kind, error)
                 return
 
-    def _add(self, call: Tap, kinds: tuple[type[Event], ...], *, tap: bool) -> Subscription:
+    def _add(
+        self, call: Handler | None, kinds: tuple[type[Event], ...], taps: Mapping[type[Event], Tap]
+    ) -> Subscription:
         for kind in kinds:
             if kind not in self.hooks:
                 raise ValueError(f"{kind!r} is no event type; see poolscope.events.EVENT_TYPES")
-        if not callable(call):
-            raise ValueError(f"a subscriber must be callable: got {call!r}")
-        subscription = Subscription(self, call, kinds, tap)
+        for each in taps.values() if taps else (call,):
+            if not callable(each):
+                raise ValueError(f"a subscriber must be callable: got {each!r}")
+        subscription = Subscription(self, call, kinds, taps)
         with _lock:
             self._subscriptions = (*self._subscriptions, subscription)
             self._compile()
@@ -172,11 +188,10 @@ class EventBus:
         """Work out once what has to be called for each event type, here and in all children."""
         everyone = self._everyone()
         for kind in EVENT_TYPES:
-            interested = [s for s in everyone if kind in s.kinds]
-            handlers = tuple(s for s in interested if not s.tap)
-            taps = tuple(s.call for s in interested if s.tap)
+            taps = tuple(s.taps[kind] for s in everyone if kind in s.taps)
+            handlers = tuple(s for s in everyone if s.call is not None and kind in s.kinds)
             self.hooks[kind] = (*taps, _builder(kind, handlers)) if handlers else taps
-        for child in tuple(self._children):
+        for child in tuple(self._children or ()):
             child._compile()
 
     def _note_failure(

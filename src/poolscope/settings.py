@@ -26,7 +26,7 @@ _ABOVE_ZERO = frozenset(
 _OPTIONAL = frozenset({"name", "max_waiting", "leak_threshold"})
 
 
-@dataclass
+@dataclass(slots=True)
 class ConnectionPoolSettings:
     """Say how a pool behaves. Durations are in seconds, sizes are counts.
 

@@ -6,7 +6,7 @@ It subscribes with taps, so that counting an acquire and a release costs no even
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 from poolscope.bus import EventBus, Subscription, Tap
@@ -52,15 +52,15 @@ class Tally:
 
     def reset(self) -> None:
         """Set all counts to zero."""
-        self.failures = dict.fromkeys(FailureReason, 0)
+        self.failures: Counter[FailureReason] = Counter()
         """Requests that ended without a connection, by reason."""
-        self.sources = dict.fromkeys(AcquireSource, 0)
+        self.sources: Counter[AcquireSource] = Counter()
         """Requests that got a connection which was not idle, by source."""
         self.reclaimed = 0
         self.detached = 0
         self.opened = 0
         self.connect_failures = 0
-        self.closed = dict.fromkeys(CloseReason, 0)
+        self.closed: Counter[CloseReason] = Counter()
         self.leaks = 0
         self.misuses = 0
         self.subscriber_errors = 0
@@ -76,7 +76,7 @@ class Tally:
         """The most recent waits, in ms."""
         self.release_times: deque[float] = deque(maxlen=RECENT)
         """How long the most recent releases took (`reset_func`), in ms."""
-        self.connection_lifetimes: deque[float] = deque(maxlen=RECENT)
+        self.connection_lifetimes: list[float] = []
         """The ages at which the most recent connections were closed, in s."""
         self._release_time = 0.0
 
@@ -97,7 +97,7 @@ class Tally:
             MisuseDetected: self._misused,
             SubscriberFailed: self._subscriber_failed,
         }
-        self._subscriptions += [bus.tap(tap, kind) for kind, tap in taps.items()]
+        self._subscriptions.append(bus.tap(taps))
 
     def unsubscribe(self) -> None:
         """Count no more. The levels stay readable."""
@@ -156,7 +156,7 @@ class Tally:
     ) -> None:  # fmt: skip
         self.detached += 1
         self.use.record(use)
-        self.connection_lifetimes.append(age)
+        self._note_lifetime(age)
 
     def _reclaimed(
         self, _pool: str, _time: float, _sequence: int, _request: int, _connection: str,
@@ -185,7 +185,11 @@ class Tally:
         age: float,
     ) -> None:  # fmt: skip
         self.closed[reason] += 1
+        self._note_lifetime(age)
+
+    def _note_lifetime(self, age: float) -> None:
         self.connection_lifetimes.append(age)
+        del self.connection_lifetimes[:-RECENT]
 
     def _misused(self, *_: object) -> None:
         self.misuses += 1

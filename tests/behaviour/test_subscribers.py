@@ -66,7 +66,7 @@ def test_a_tap_is_called_with_the_fields_of_the_event():
     async def main():
         async with bench() as b:
             taps, events = [], []
-            b.pool.bus.tap(lambda *fields: taps.append(fields), ConnectionAcquired)
+            b.pool.bus.tap({ConnectionAcquired: lambda *fields: taps.append(fields)})
             b.pool.bus.subscribe(events.append, ConnectionAcquired)
             await b.hold(0)
             await b.hold(0)
@@ -100,7 +100,7 @@ def test_a_subscriber_that_raises_is_counted_logged_once_and_detached(error, lan
 
             bus = b.pool.bus
             if lane == "tap":
-                subscription = bus.tap(broken, ConnectionAcquired)
+                subscription = bus.tap({ConnectionAcquired: broken})
             else:
                 subscription = bus.subscribe(broken, ConnectionAcquired)
             for _ in range(FAILURES_ALLOWED + 5):

@@ -25,7 +25,7 @@ class Recorder(NoOpMeter):
 
 
 def published() -> dict[str, tuple[str, str]]:
-    """Every `db.client.connection.*` metric of the conventions: its instrument and unit."""
+    """Instrument and unit of every `db.client.connection.*` metric; the deprecated are not."""
     meter = Recorder()
     for name, create in vars(db_metrics).items():
         if name.startswith("create_db_client_connection_"):
@@ -40,12 +40,7 @@ def test_the_catalogue_is_that_of_the_semantic_conventions() -> None:
         if metric.name.startswith("db.")
     }
     assert len(ours) == 9
-    # Those of the group before 1.26, `db.client.connections.*`, are not ours.
-    assert ours == {
-        name: made
-        for name, made in published().items()
-        if not name.startswith("db.client.connections.")
-    }
+    assert ours == published()
 
 
 def test_attributes_and_states_are_those_of_the_semantic_conventions() -> None:

@@ -4,12 +4,13 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric as Family
-from prometheus_client.openmetrics import exposition as openmetrics
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.openmetrics import exposition
+from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from poolscope import registry as pools
@@ -18,6 +19,10 @@ from poolscope.telemetry.prometheus import PoolCollector, start_metrics_server
 from tests.support import run
 from tests.telemetry.series import Series, key, of_families
 from tests.telemetry.traffic import Clock, drive, fail_to_connect, fake_source, make_pool
+
+# Neither has types.
+generate_openmetrics: Any = exposition.generate_latest
+parse_openmetrics: Any = openmetrics_parser.text_string_to_metric_families
 
 POOL = "db_client_connection_pool_name"
 
@@ -29,12 +34,12 @@ def scrape(registry: CollectorRegistry | None = None) -> list[Family]:
     return list(parse_text(generate_latest(registry).decode()))
 
 
-def after_driving(**settings: object) -> tuple[Series, Series]:
+def after_driving() -> tuple[Series, Series]:
     """What is shown when the pool has just opened, and after the known traffic."""
 
     async def main() -> tuple[Series, Series]:
         clock = Clock()
-        async with make_pool("orders", clock, max_waiting=1, **settings) as pool:
+        async with make_pool("orders", clock, max_waiting=1) as pool:
             before = of_families(scrape())
             await drive(pool, clock)
             return before, of_families(scrape())
@@ -163,7 +168,7 @@ def test_openmetrics_is_well_formed_and_names_the_unit() -> None:
         registry.register(PoolCollector())
         async with make_pool("orders", clock, max_waiting=1) as pool:
             await drive(pool, clock)
-            return openmetrics.generate_latest(registry)
+            return bytes(generate_openmetrics(registry))
 
     text = run(main()).decode()
     families = {family.name: family for family in parse_openmetrics(text)}
@@ -263,7 +268,7 @@ def test_after_close_nothing_is_left_and_the_port_is_free() -> None:
 
 def test_a_silent_client_does_not_delay_close() -> None:
     server = start_metrics_server(port=0)
-    with socket.create_connection(("127.0.0.1", server.port)) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
         get(server.url)  # so that the server has seen the other one
         server.close()
         assert client.recv(1) == b""
@@ -272,7 +277,8 @@ def test_a_silent_client_does_not_delay_close() -> None:
 def test_a_port_in_use_is_named_and_nothing_is_left() -> None:
     registry = CollectorRegistry()
     with start_metrics_server(port=0) as server:
-        with pytest.raises(OSError, match=f"127.0.0.1 port {server.port}: Address already in use"):
+        place = f"127.0.0.1 port {server.port}: Address already in use"
+        with pytest.raises(OSError, match=place):
             start_metrics_server(port=server.port, registry=registry)
     registry.register(PoolCollector())
 
@@ -307,7 +313,7 @@ def test_a_collector_of_the_application_that_raises_gives_a_server_error() -> No
             raise RuntimeError("broken")
 
     registry = CollectorRegistry()
-    registry.register(Broken())  # type: ignore[arg-type]
+    registry.register(Broken())
     with start_metrics_server(port=0, registry=registry) as server:
         with pytest.raises(urllib.error.HTTPError) as caught:
             get(server.url)

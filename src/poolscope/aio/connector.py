@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from poolscope.aio.jobs import Jobs
@@ -40,8 +41,13 @@ class Connector(Generic[C]):
         """Call the factory. A connection that comes too late is closed."""
 
         def close_late(connection: Any) -> None:
-            if connection is not None:
-                jobs.start(self.close(connection, jobs, settings))
+            if connection is None:
+                return
+            closing = self.close(connection, jobs, settings)
+            if hasattr(connection, "terminate"):
+                jobs.say_goodbye(closing, partial(terminate, connection))
+            else:
+                jobs.start(closing)
 
         connection = await jobs.call(
             self.factory, limit=settings.connect_timeout, late=close_late
@@ -55,15 +61,15 @@ class Connector(Generic[C]):
             )
         return connection  # type: ignore[no-any-return]
 
-    async def is_valid(self, connection: C, jobs: Jobs, limit: float) -> bool:
+    async def is_valid(self, connection: C, lease: int, jobs: Jobs, limit: float) -> bool:
         """Ask `validate_func`; whatever it returns counts as true or false."""
         assert self.validate_func is not None
-        return bool(await jobs.call(self.validate_func, connection, limit=limit))
+        return bool(await jobs.call(self.validate_func, connection, limit=limit, lease=lease))
 
-    async def reset(self, connection: C, jobs: Jobs, settings: ConnectionPoolSettings) -> None:
+    async def reset(self, connection: C, lease: int, jobs: Jobs, limit: float) -> None:
         """Call `reset_func`."""
         assert self.reset_func is not None
-        await jobs.call(self.reset_func, connection, limit=settings.validate_timeout)
+        await jobs.call(self.reset_func, connection, limit=limit, lease=lease)
 
     async def close(
         self, connection: C, jobs: Jobs, settings: ConnectionPoolSettings
@@ -86,9 +92,10 @@ def _close(connection: Any) -> Any:
     return close() if callable(close) else None
 
 
-def terminate(connection: Any) -> None:
+def terminate(connection: Any) -> bool:
     """Drop a connection without saying goodbye, if it knows how (as asyncpg's do)."""
     try:
         connection.terminate()
     except Exception:  # it cannot, or its event loop is gone: nothing more can be done
-        return
+        return False
+    return True

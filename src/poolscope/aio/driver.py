@@ -117,7 +117,7 @@ class Driver(Engine[C]):
         assert slot.connection is not None
         limit = min(self.settings.validate_timeout, claim.deadline - self.clock())
         try:
-            if await self.connector.is_valid(slot.connection, self.jobs, limit):
+            if await self.connector.is_valid(slot.connection, claim.id, self.jobs, limit):
                 return None
         except Exception as error:
             return error
@@ -152,7 +152,10 @@ class Driver(Engine[C]):
         if self.resets and kind is not GeneratorExit:
             self._resetting.add(lease)
             assert slot.connection is not None
-            job = self.jobs.start(self.connector.reset(slot.connection, self.jobs, self.settings))
+            limit = self.settings.validate_timeout
+            job = self.jobs.start(
+                self.connector.reset(slot.connection, lease, self.jobs, limit)
+            )
             ended = partial(self._reset_ended, slot, lease, reason, self.clock())
             job.add_done_callback(ended, context=self.jobs.context)
             await asyncio.wait({job})
@@ -262,29 +265,30 @@ class Driver(Engine[C]):
             await self.until_ready(self.timeout, give_up=True)
         except BaseException:
             if self.core.state == "open":
-                await self._shut(0.0)
-                self.renew()
-                self._closer = None
+                self._closer = self.jobs.start(self._close_to_begin_again())
+                await asyncio.wait({self._closer})
             raise
+
+    async def _close_to_begin_again(self) -> None:
+        await self._close(0.0)
+        self.renew()
+        self._closer = None
 
     async def close(self, timeout: float) -> None:
         """Close the pool, once; whoever calls meanwhile waits for the same end."""
-        await self._shut(timeout)
+        if self._closer is None and self.core.state == "open":
+            self.bind()
+            self._closer = self.jobs.start(self._close(timeout))
+        if self._closer is not None:
+            await asyncio.wait({self._closer})
+        if self.core.state == "new":
+            self._finish()
         registry.release(self.name, self)
 
-    async def _shut(self, timeout: float) -> None:
-        if self._closer is None:
-            if self.core.state == "open":
-                self.bind()
-            if self.core.state == "closed":
-                return
-            if self.loop is None:
-                self._finish()
-                return
-            self._closer = self.jobs.start(self._close(timeout))
-        await asyncio.wait({self._closer})
-
     async def _close(self, timeout: float) -> None:
+        """Close within `timeout`: first the leases get their time, then what is left of it serves
+        for goodbyes, then connections are dropped.
+        """
         core = self.core
         deadline = self.clock() + timeout
         core.close(self.clock())
@@ -293,11 +297,14 @@ class Driver(Engine[C]):
         try:
             await self.until(lambda: not core.places.in_use, timeout)
             core.terminate(CloseReason.POOL_CLOSED, self.clock())
+            self.jobs.cancel_calls()
             self.pump()
             await self.until(self._empty, deadline - self.clock())
+            await self.jobs.join(deadline - self.clock())
         finally:
+            self.jobs.hurry()
             _cancel(slot for slot in core.closing if hasattr(slot.connection, "terminate"))
-            await asyncio.sleep(0)
+            await self.jobs.settle()
             self._finish()
 
     def _empty(self) -> bool:

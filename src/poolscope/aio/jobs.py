@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_STEPS_TO_END = 8
+"""Rounds of the loop in which a cancelled call, and the close it leads to, have long ended."""
+
 
 class Jobs:
     """Start tasks, hold them until they end, and wait for them with a limit.
@@ -23,7 +26,11 @@ class Jobs:
         """Start tasks on that loop, in copies of that context."""
         self._loop = loop
         self.context = context
+        self.hurried = False
+        """There is no time left for goodbyes."""
+        self._goodbyes: set[asyncio.Task[Any]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._calls: dict[int, asyncio.Task[Any]] = {}
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a coroutine in a task of the pool."""
@@ -35,6 +42,8 @@ class Jobs:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
+        if not self._tasks:
+            self._tasks.clear()  # gives back the room a burst of tasks took
         if not task.cancelled():
             task.exception()  # seen here, so that the loop does not report it once more
 
@@ -43,12 +52,14 @@ class Jobs:
         function: Callable[..., Any],
         *args: Any,
         limit: float,
+        lease: int = 0,
         late: Callable[[Any], object] | None = None,
     ) -> Any:
         """Call a plain or async function and return what it returns, within `limit` seconds.
 
         Whoever waits can be cancelled at once, and gets its answer in time, even if the function
-        ignores cancellation. What it returns after all is given to `late`.
+        ignores cancellation. What it returns after all is given to `late`. `lease` names the
+        lease it works on, for `cancel_calls`.
 
         Raises:
             TimeoutError: it took longer; it has been cancelled and is left to end by itself.
@@ -58,17 +69,65 @@ class Jobs:
         if not inspect.isawaitable(result):
             return result
         task = self.start(_as_coroutine(result))
+        self._calls[lease] = task
         try:
             await asyncio.wait({task}, timeout=None if limit == math.inf else max(0.0, limit))
         except BaseException:
             self._give_up(task, late)
             raise
+        finally:
+            if self._calls.get(lease) is task:
+                del self._calls[lease]
         if not task.done():
             self._give_up(task, late)
             raise TimeoutError(f"{_name(function)} did not return within {limit:.2f} s")
         if task.cancelled():
             raise RuntimeError(f"{_name(function)} was cancelled from outside the pool")
         return task.result()
+
+    def cancel_calls(self) -> None:
+        """Cancel whatever is at work on a lease."""
+        for lease, task in self._calls.items():
+            if lease:
+                task.cancel()
+
+    def say_goodbye(
+        self, closing: Coroutine[Any, Any, Any], terminate: Callable[[], object]
+    ) -> None:
+        """Start a close that is cut short, by calling `terminate`, when the time is up."""
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            self._goodbyes.discard(task)
+            if task.cancelled():
+                terminate()
+
+        task = self.start(closing)
+        self._goodbyes.add(task)
+        task.add_done_callback(ended)
+        if self.hurried:
+            task.cancel()
+
+    def hurry(self) -> None:
+        """Cut goodbyes short, from now on."""
+        self.hurried = True
+        for task in self._goodbyes:
+            task.cancel()
+
+    async def join(self, timeout: float) -> None:
+        """Wait until no task is left but the one that waits, for so long at most."""
+        deadline = self._loop.time() + timeout
+        while left := self._tasks - {asyncio.current_task()}:
+            rest = deadline - self._loop.time()
+            if rest <= 0:
+                break
+            await asyncio.wait(left, timeout=None if rest == math.inf else rest)
+
+    async def settle(self) -> None:
+        """Let what was cancelled end. What ignores that is not waited for."""
+        for _ in range(_STEPS_TO_END):
+            if self._tasks <= {asyncio.current_task()}:
+                break
+            await asyncio.sleep(0)
 
     def _give_up(self, task: asyncio.Task[Any], late: Callable[[Any], object] | None) -> None:
         def pass_on(task: asyncio.Task[Any]) -> None:

@@ -134,7 +134,7 @@ class _Durations:
             ConnectionOpened: self._connected,
             ConnectFailed: self._connected,
         }
-        return [bus.tap(tap, kind) for kind, tap in taps.items()]
+        return [bus.tap(taps)]
 
     def _acquired(
         self, pool: str, _time: float, _sequence: int, _request: int, wait: float, *_: object

@@ -66,7 +66,7 @@ class PoolTracer:
             AcquireFailed: self._failed,
         }
         if not self._subscriptions:
-            self._subscriptions = [ROOT.tap(tap, kind) for kind, tap in taps.items()]
+            self._subscriptions = [ROOT.tap(taps)]
 
     def close(self) -> None:
         """Trace nothing more; spans not yet ended are lost. `trace_pools` may open it again."""

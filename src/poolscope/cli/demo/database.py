@@ -12,7 +12,13 @@ import asyncpg
 
 from poolscope.testing.postgres import PostgresServer
 
-BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+BROKEN = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    # On a connection that was terminated, and does not know it yet.
+    asyncpg.InternalClientError,
+    OSError,
+)
 """What connecting and queries end with when the server cannot be had."""
 
 

@@ -31,7 +31,8 @@ class Interrupts:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in zip(_SIGNALS, self._before, strict=True):
-            signal.signal(number, handler)
+            # One that came ends the process: another one must not spoil the end.
+            signal.signal(number, signal.SIG_IGN if self.came else handler)
 
     async def watch(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something to its end, or to its cancellation by an interrupt."""

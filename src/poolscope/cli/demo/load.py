@@ -61,7 +61,7 @@ class Load:
     async def _call(self, phase: Phase, dice: Random, end: float) -> None:
         clock = asyncio.get_running_loop().time
         while True:
-            await asyncio.sleep(dice.expovariate(1 / phase.think))
+            await asyncio.sleep(min(dice.expovariate(1 / phase.think), end - clock()))
             if clock() >= end:
                 return
             # A pool's own spans need one of the application's around them.

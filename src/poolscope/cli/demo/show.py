@@ -81,7 +81,7 @@ class Show:
         self._peak = 0
         self._row_began = self._count(), 0
         pool.bus.subscribe(self._notebook.add, *NOTEWORTHY)
-        pool.bus.tap(self._note_peak, ConnectionAcquired)
+        pool.bus.subscribe(self._note_peak, ConnectionAcquired)
 
     async def play(self) -> None:
         """Play all stages. What was counted of one that is cut short is kept as well."""
@@ -138,5 +138,5 @@ class Show:
     def _count(self) -> Counts:
         return Counts.read(self._pool.get_metrics(), self._now())
 
-    def _note_peak(self, *_: object) -> None:
+    def _note_peak(self, _event: ConnectionAcquired) -> None:
         self._peak = max(self._peak, self._pool.stats().in_use)
