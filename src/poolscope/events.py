@@ -109,7 +109,7 @@ class AcquireFailed(Event):
 
 @dataclass(slots=True)
 class ConnectionReleased(Event):
-    """A caller gave its connection back. `use` is how long it was held, `reset` the time to reset."""
+    """A caller gave its connection back, held for `use`; resetting it took `reset` of that."""
 
     request_id: int
     connection_id: str

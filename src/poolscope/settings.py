@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-_COUNTS = frozenset({"min_size", "max_size", "max_idle", "max_waiting", "max_connecting", "retry_limit"})
+_COUNTS = frozenset(
+    {"min_size", "max_size", "max_idle", "max_waiting", "max_connecting", "retry_limit"}
+)
 _SECONDS = frozenset(
     {
         "max_lifetime",

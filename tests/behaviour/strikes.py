@@ -36,7 +36,11 @@ class StrikingLoop(VirtualLoop):
         return super().call_soon(self._step, callback, *args, context=context)
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         return super().call_at(when, self._step, callback, *args, context=context)
 

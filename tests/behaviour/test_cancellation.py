@@ -50,8 +50,15 @@ class Stage:
         self.pool: ConnectionPool[FakeConnection] = ConnectionPool(
             self.ledger.open,
             ConnectionPoolSettings(
-                min_size=min_size, max_size=2, max_connecting=1, retry_limit=1, retry_delay=0.1,
-                connect_timeout=3, validate_timeout=2, close_timeout=4, acquire_timeout=8,
+                min_size=min_size,
+                max_size=2,
+                max_connecting=1,
+                retry_limit=1,
+                retry_delay=0.1,
+                connect_timeout=3,
+                validate_timeout=2,
+                close_timeout=4,
+                acquire_timeout=8,
             ),
             self.ledger.validate,
             self.ledger.close,
@@ -317,9 +324,7 @@ async def one_is_reset(stage: Stage) -> None:
     await asyncio.sleep(0.5)
 
 
-def closer(
-    scene: Scene, hooks: Mapping[str, str] = FINE
-) -> Callable[[Victim], Awaitable[None]]:
+def closer(scene: Scene, hooks: Mapping[str, str] = FINE) -> Callable[[Victim], Awaitable[None]]:
     """Strike one who closes; then see that the pool is closed in time all the same."""
 
     async def act(victim: Victim) -> None:
@@ -339,7 +344,11 @@ def closer(
 
 
 CLOSING: tuple[Scene, ...] = (
-    one_idle, one_returns_and_one_never_does, one_is_connecting, one_is_validated, one_is_reset
+    one_idle,
+    one_returns_and_one_never_does,
+    one_is_connecting,
+    one_is_validated,
+    one_is_reset,
 )
 
 

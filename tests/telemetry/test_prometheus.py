@@ -14,6 +14,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from poolscope import registry as pools
+from poolscope.stats import PoolState
 from poolscope.telemetry import catalog
 from poolscope.telemetry.prometheus import PoolCollector, start_metrics_server
 from tests.support import run
@@ -159,6 +160,15 @@ def test_one_collector_shows_many_pools_while_they_are_open() -> None:
         await unused.close()
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"), [("new", False), ("open", True), ("closing", True), ("closed", False)]
+)
+def test_a_source_is_shown_while_it_serves(state: PoolState, shown: bool) -> None:
+    with fake_source() as source:
+        source.state = state
+        assert bool(of_families(scrape())) == shown
 
 
 def test_openmetrics_is_well_formed_and_names_the_unit() -> None:

@@ -15,6 +15,7 @@ from poolscope import (
     QueueFullError,
     registry,
 )
+from poolscope.stats import PoolState
 
 CREATE = 0.02
 
@@ -118,13 +119,14 @@ class FakeSource:
         self.metrics = ConnectionPoolMetrics()
         self.looks = 0
         self.size = size
+        self.state: PoolState = "open"
         self.name = registry.claim(name, self)
 
     def stats(self) -> PoolStats:
         self.looks += 1
         idle = self.looks % self.size
         return PoolStats(
-            pool=self.name, time=0.0, sequence=0, state="open", min_size=self.looks,
+            pool=self.name, time=0.0, sequence=0, state=self.state, min_size=self.looks,
             max_size=self.looks, max_idle=self.looks, idle=idle, in_use=self.size - idle,
             connecting=0, closing=0, waiting=self.looks, granted=0, oldest_wait=0.0,
             oldest_use=0.0, oldest_use_at=None, generation=0,

@@ -37,6 +37,12 @@ class Connector(Generic[C]):
             if function is not None and not callable(function):
                 raise ValueError(f"{name} must be callable or None: got {function!r}")
 
+    @property
+    def plain_check(self) -> Function[C] | None:
+        """Return `validate_func`, unless it is known to be async."""
+        check = self.validate_func
+        return None if inspect.iscoroutinefunction(check) else check
+
     async def open(self, jobs: Jobs, settings: ConnectionPoolSettings) -> C:
         """Call the factory. A connection that comes too late is closed."""
 
@@ -49,9 +55,7 @@ class Connector(Generic[C]):
             else:
                 jobs.start(closing)
 
-        connection = await jobs.call(
-            self.factory, limit=settings.connect_timeout, late=close_late
-        )
+        connection = await jobs.call(self.factory, limit=settings.connect_timeout, late=close_late)
         if connection is None:
             raise TypeError("factory returned None instead of a connection")
         if inspect.iscoroutinefunction(connection) or inspect.isawaitable(connection):

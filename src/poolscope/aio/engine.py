@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import random
-import warnings
 import weakref
 from asyncio import (
     AbstractEventLoop,
@@ -14,14 +12,9 @@ from asyncio import (
     Future,
     Task,
     TimerHandle,
-    current_task,
-    get_running_loop,
 )
 from collections.abc import Callable
-from contextvars import copy_context
 from functools import partial
-from sys import is_finalizing
-from threading import get_ident
 from typing import Any, Generic
 
 from poolscope import registry
@@ -33,15 +26,15 @@ from poolscope.core.journal import Journal
 from poolscope.core.pool_core import PoolCore
 from poolscope.core.slot import C, Slot
 from poolscope.core.ticket import NOTHING, Chores
-from poolscope.errors import WrongLoopError
-from poolscope.events import CloseFailed, CloseReason, Misuse, MisuseDetected, SubscriberFailed
+from poolscope.events import CloseFailed, Misuse, MisuseDetected, SubscriberFailed
+from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.settings import ConnectionPoolSettings
 from poolscope.stats import PoolStats
 
 logger = logging.getLogger("poolscope")
 
-_random = random.Random()
-"""For jitter. One for all pools: its state takes 3 KB."""
+SHORTEST_DELAY = 1e-6
+"""Seconds. An alarm that rings too early by a rounding error is set again, and must not spin."""
 
 
 class Engine(Generic[C]):
@@ -53,6 +46,7 @@ class Engine(Generic[C]):
         connector: Connector[C],
         bus: EventBus,
         clock: Callable[[], float],
+        metrics: ConnectionPoolMetrics,
     ) -> None:
         """Make an engine that is not yet bound to a loop."""
         self.settings = settings.copy()
@@ -64,9 +58,9 @@ class Engine(Generic[C]):
         self.loop: AbstractEventLoop | None = None
         self.thread = 0
         """The thread the loop runs in; 0 while bound to none."""
+        self.metrics = metrics
         self.name = registry.claim(self.settings.name, self)
         self._halted = False
-        self._forked = False
         self._alarm: TimerHandle | None = None
         self._alarm_at = math.inf
         self._publishing = False
@@ -74,86 +68,31 @@ class Engine(Generic[C]):
         self.jobs: Jobs
         self.core: PoolCore[C]
         self.renew()
+        self._listen()
+
+    def _listen(self) -> None:
+        """Have events counted and failures told, without a reference that would keep us alive."""
         myself = weakref.ref(self)
-        bus.on_failure = lambda *failure: (engine := myself()) and engine._subscriber_failed(*failure)
-        _engines.add(self)
+
+        def on_failure(*failure: object) -> None:
+            if (engine := myself()) is not None:
+                engine._subscriber_failed(*failure)
+
+        def stats() -> PoolStats | None:
+            return engine.stats() if (engine := myself()) is not None else None
+
+        self.bus.on_failure = on_failure
+        self.metrics.subscribe_to(self.bus, stats)
 
     def renew(self) -> None:
         """Begin with a new core; its events go on counting where the old one's ended."""
         checks = self.settings.validate_on_acquire and self.connector.validate_func is not None
+        self.plain_check = self.connector.plain_check if checks else None
         journal = self.core.journal if hasattr(self, "core") else Journal(self.name, self.hooks)
-        self.core = PoolCore(self.name, self.settings, journal, _random, checks=checks)
+        self.core = PoolCore(self.name, self.settings, journal, random, checks=checks)
+        self.core.checks_idle = checks and self.plain_check is None
         self.loop = None
         self.thread = 0
-
-    # Where it runs
-
-    def bind(self) -> Task[Any] | None:
-        """Make sure that the pool runs on the loop running here; return the current task.
-
-        Raises:
-            WrongLoopError: no loop runs here, or the pool belongs to another one.
-        """
-        try:
-            loop = get_running_loop()
-        except RuntimeError:
-            raise WrongLoopError(
-                f"pool {self.name!r} needs a running asyncio event loop, and none runs in this "
-                "thread. Await its methods from a coroutine; use SyncConnectionPool in threads."
-            ) from None
-        if self._forked:
-            self._leave_parent()
-        elif self.loop is not None and self.loop is not loop and self.loop.is_closed():
-            self._leave_loop()
-        if self.core.state in ("closing", "closed"):
-            return current_task()
-        if self.loop is None:
-            self._settle(loop)
-        elif self.loop is not loop:
-            self._complain(loop)
-        self.thread = get_ident()
-        return current_task()
-
-    def _settle(self, loop: AbstractEventLoop) -> None:
-        self.loop = loop
-        self.jobs = Jobs(loop, copy_context())
-        self._halted = False
-        self._alarm, self._alarm_at = None, math.inf
-        if self.core.state == "new":
-            self.core.open(self.clock())
-        self.pump()
-
-    def _complain(self, loop: AbstractEventLoop) -> None:
-        detail = f"bound to {self.loop!r}, used from {loop!r}"
-        assert self.loop is not None
-        self.loop.call_soon_threadsafe(self.misused, Misuse.WRONG_LOOP, detail)
-        raise WrongLoopError(
-            f"pool {self.name!r} is {detail}. A pool serves the one loop it was opened on: make "
-            "one pool per loop, or send the work to that loop (asyncio.run_coroutine_threadsafe)."
-        )
-
-    def _leave_loop(self) -> None:
-        """Let go of what a closed loop has left behind."""
-        for slot in self.core.places.slots:
-            if slot.connection is not None:
-                terminate(slot.connection)
-        error = RuntimeError("the event loop of this pool was closed")
-        self.core.abandon(CloseReason.BROKEN, error, self.clock())
-        self.loop = None
-        self.publish()
-
-    def _leave_parent(self) -> None:
-        """Begin anew in a child process, without a word on the parent's connections."""
-        self._forked = False
-        _inherited.extend(slot.connection for slot in self.core.places.slots)
-        error = RuntimeError("this process was forked from the one that used the pool")
-        self.core.abandon(CloseReason.FORKED, error, self.clock())
-        self.loop = None
-        self.publish()
-        self.reset_counts()
-
-    def reset_counts(self) -> None:
-        """Set the counts of this process to zero."""
 
     # What it does
 
@@ -222,9 +161,12 @@ class Engine(Generic[C]):
             self._alarm.cancel()
         if self._halted or self.loop is None or self.loop.is_closed():
             return
-        delay = max(0.0, due - self.clock())
+        delay = due - self.clock()
+        if delay > 0:
+            delay = max(delay, SHORTEST_DELAY)
         self._alarm_at = due
-        self._alarm = self.loop.call_later(delay, _ring, weakref.ref(self), context=self.jobs.context)
+        context = self.jobs.context
+        self._alarm = self.loop.call_later(delay, _ring, weakref.ref(self), context=context)
 
     def _rung(self) -> None:
         self._alarm_at = math.inf
@@ -238,7 +180,11 @@ class Engine(Generic[C]):
         """Ring no more."""
         if self._alarm is not None:
             self._alarm.cancel()
-        self._alarm_at = math.inf
+        self.forget_alarm()
+
+    def forget_alarm(self) -> None:
+        """Have no alarm set: it is cancelled, or of a loop that is gone."""
+        self._alarm, self._alarm_at = None, math.inf
 
     # A task can be cancelled before its first step, and then runs none of its code, not even a
     # `finally`. So how a task ended is noted by callbacks, which always run.
@@ -308,39 +254,8 @@ class Engine(Generic[C]):
         self.core.journal.record(SubscriberFailed, self.clock(), *failure)
         self.publish()
 
-    def __del__(self) -> None:
-        """Drop what was left open, and say so, unless the interpreter is ending anyway."""
-        if is_finalizing() or not hasattr(self, "core") or self._forked:
-            return
-        left = [s.connection for s in self.core.places.slots if s.connection is not None]
-        if not left or self.core.state == "closed":
-            return
-        for connection in left:
-            terminate(connection)
-        warnings.warn(
-            f"pool {self.name!r} was lost with {len(left)} open connections; close it, or use it "
-            "as `async with ConnectionPool(...)`",
-            ResourceWarning,
-            stacklevel=2,
-        )
-
 
 def _ring(engine_ref: weakref.ref[Engine[Any]]) -> None:
     """Ring the alarm of an engine that may be gone: an alarm must not keep a pool alive."""
     if (engine := engine_ref()) is not None:
         engine._rung()
-
-
-_engines: weakref.WeakSet[Engine[Any]] = weakref.WeakSet()
-_inherited: list[object] = []
-"""Connections of a parent process. Closing them here would speak on the parent's sockets."""
-
-
-def _after_fork_in_child() -> None:
-    for engine in tuple(_engines):
-        engine._forked = True
-        engine.thread = 0
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

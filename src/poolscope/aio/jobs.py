@@ -68,7 +68,7 @@ class Jobs:
         result = function(*args)
         if not inspect.isawaitable(result):
             return result
-        task = self.start(_as_coroutine(result))
+        task = self.start(result if inspect.iscoroutine(result) else _as_coroutine(result))
         self._calls[lease] = task
         try:
             await asyncio.wait({task}, timeout=None if limit == math.inf else max(0.0, limit))

@@ -68,6 +68,8 @@ class Lease(Claim[C], Generic[C]):
         driver = self.driver
         if get_ident() != driver.thread or (task := current_task(driver.loop)) is None:
             task = driver.bind()
+        if driver.plain_check is not None:
+            driver.weed_out()
         now = driver.clock()
         if driver.core.request(self, now, self.timeout):
             slot: Slot[Any] = self.slot  # type: ignore[assignment]
@@ -89,7 +91,7 @@ class Lease(Claim[C], Generic[C]):
         slot.holder = task
         slot.site = frame.f_code
         slot.instruction = frame.f_lasti
-        return slot.connection  # type: ignore[no-any-return]
+        return slot.connection  # type: ignore[return-value]
 
     async def __aexit__(
         self,

@@ -7,11 +7,21 @@ Jitter", AWS Architecture Blog, 2015.
 
 from __future__ import annotations
 
-import random
+from typing import Protocol
 
 from poolscope.settings import ConnectionPoolSettings
 
 LONGEST_DELAY = 30.0
+
+
+class Random(Protocol):
+    """Where chance comes from: the module `random`, or a `random.Random` of one's own."""
+
+    def random(self) -> float:
+        """Return a number between 0 and 1."""
+
+    def uniform(self, a: float, b: float) -> float:
+        """Return a number between a and b."""
 
 
 class Backoff:
@@ -19,7 +29,7 @@ class Backoff:
 
     __slots__ = ("_random", "_settings", "distrust", "error", "retry_at", "round", "streak")
 
-    def __init__(self, settings: ConnectionPoolSettings, rng: random.Random) -> None:
+    def __init__(self, settings: ConnectionPoolSettings, rng: Random) -> None:
         """Start without failures."""
         self._settings = settings
         self._random = rng

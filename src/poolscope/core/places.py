@@ -7,7 +7,6 @@ from typing import Generic
 
 from poolscope.core.slot import CLOSING, CONNECTING, IDLE, VACANT, C, Slot, SlotState
 
-
 _state = attrgetter("state")
 
 

@@ -45,7 +45,7 @@ class PoolCore(Upkeep[C]):
         ticket.id = sequence = journal.sequence + 1
         ticket.requested_at = now
         idle = self._idle
-        if idle and not self._waiting and not self.checks:
+        if idle and not self._waiting and not self.checks_idle:
             slot = idle.pop()
             if slot.expires_at > now:
                 self.places.move(slot, IN_USE, now)
@@ -148,6 +148,14 @@ class PoolCore(Upkeep[C]):
             failure = ValidationFailedError("validate_func refused a new connection")
             failure.__cause__ = error
             self._connects_fail(slot.round, failure, now)
+
+    def next_idle(self) -> Slot[C] | None:
+        """Return the idle connection the next request would be granted."""
+        return self._idle[-1] if self._idle else None
+
+    def expel(self, slot: Slot[C], now: float) -> None:
+        """Close an idle connection that did not pass its validation."""
+        self._close(slot, CloseReason.VALIDATION, now)
 
     # A lease: ends with `release`, `discard`, `detach` or `reclaim`
 

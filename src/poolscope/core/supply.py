@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import random
 from typing import Generic
 
 from poolscope.core import verdicts
-from poolscope.core.backoff import Backoff
+from poolscope.core.backoff import Backoff, Random
 from poolscope.core.journal import Journal
 from poolscope.core.line import Line
 from poolscope.core.places import Places
@@ -37,7 +36,7 @@ class Supply(Generic[C]):
         name: str,
         settings: ConnectionPoolSettings,
         journal: Journal,
-        rng: random.Random,
+        rng: Random,
         *,
         checks: bool = False,
     ) -> None:
@@ -46,6 +45,8 @@ class Supply(Generic[C]):
         self.settings = settings
         self.journal = journal
         self.checks = checks
+        self.checks_idle = checks
+        """False if the driver has validated what lies on top of the idle connections itself."""
         self.state: PoolState = "new"
         self.generation = 0
         self.due = math.inf
@@ -202,7 +203,7 @@ class Supply(Generic[C]):
         self._settle_limits()
 
     def _settle_limits(self) -> None:
-        """Set how much a release has to think: not at all while the pool is open and not too big."""
+        """Set how much a release has to think: nothing while the pool is open and not too big."""
         self._shrinking = self.places.taken > self.settings.max_size
         keep = self.state == "open" and not self._shrinking
         self._keep = self.idle_limit() if keep else 0
@@ -214,9 +215,7 @@ class Supply(Generic[C]):
             self._time_out(ticket, now)
 
     def _time_out(self, ticket: Ticket[C], now: float) -> None:
-        error = verdicts.timed_out(
-            self.stats(now), now - ticket.requested_at, self.backoff.error
-        )
+        error = verdicts.timed_out(self.stats(now), now - ticket.requested_at, self.backoff.error)
         self._refuse(ticket, error, FailureReason.TIMEOUT)
 
     def _refuse(self, ticket: Ticket[C], error: PoolError, reason: FailureReason) -> None:

@@ -49,8 +49,8 @@ class Upkeep(Supply[C]):
             spare -= 1
 
     def _notice_leaks(self, now: float) -> None:
-        threshold = self.settings.leak_threshold
-        for slot in self.places.slots if threshold is not None else ():
+        threshold = self.settings.leak_threshold or math.inf
+        for slot in self.places.slots:
             if slot.state is IN_USE and not slot.suspected and slot.since + threshold <= now:
                 slot.suspected = True
                 self._owe().inspect.append(slot)
@@ -124,9 +124,7 @@ class Upkeep(Supply[C]):
     def _reclaim(self, slot: Slot[C], reason: CloseReason, now: float) -> None:
         use = now - slot.since
         at = slot.acquired_at()
-        self.journal.record(
-            LeakReclaimed, now, slot.lease, slot.connection_id, use, reason, at
-        )
+        self.journal.record(LeakReclaimed, now, slot.lease, slot.connection_id, use, reason, at)
         self._close(slot, reason, now)
 
     def finish(self, now: float) -> None:

@@ -60,7 +60,10 @@ COUNT = Metric(
     (POOL_NAME, STATE),
 )
 IDLE_MAX = Metric(
-    "db.client.connection.idle.max", "updowncounter", "{connection}", "Idle connections kept at most"
+    "db.client.connection.idle.max",
+    "updowncounter",
+    "{connection}",
+    "Idle connections kept at most",
 )
 IDLE_MIN = Metric(
     "db.client.connection.idle.min",

@@ -50,19 +50,19 @@ class PoolObserver:
         meter = provider.get_meter("poolscope", __version__)
         self._numbers = _Numbers(meter)
         self._durations = _Durations(meter)
-        self._subscriptions: list[Subscription] = []
+        self._subscription: Subscription | None = None
 
     def open(self) -> None:
         """Report from now on."""
-        if not self._subscriptions:
-            self._subscriptions = self._durations.subscribe_to(ROOT)
+        if self._subscription is None:
+            self._subscription = self._durations.subscribe_to(ROOT)
         self._numbers.shown = True
 
     def close(self) -> None:
         """Report nothing more. `observe_pools` may open it again."""
         self._numbers.shown = False
-        subscriptions, self._subscriptions = self._subscriptions, []
-        for subscription in subscriptions:
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
             subscription.unsubscribe()
 
 
@@ -122,7 +122,7 @@ class _Durations:
         self._use = _histogram(meter, catalog.USE_TIME)
         self._create = _histogram(meter, catalog.CREATE_TIME)
 
-    def subscribe_to(self, bus: EventBus) -> list[Subscription]:
+    def subscribe_to(self, bus: EventBus) -> Subscription:
         """Record what happens to every pool under this bus."""
         taps: dict[type[Event], Tap] = {
             ConnectionAcquired: self._acquired,
@@ -134,7 +134,7 @@ class _Durations:
             ConnectionOpened: self._connected,
             ConnectFailed: self._connected,
         }
-        return [bus.tap(taps)]
+        return bus.tap(taps)
 
     def _acquired(
         self, pool: str, _time: float, _sequence: int, _request: int, wait: float, *_: object

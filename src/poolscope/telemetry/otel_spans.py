@@ -52,7 +52,7 @@ class PoolTracer:
         """Get a tracer; nothing is traced before `open()`."""
         self._tracer: Tracer = provider.get_tracer("poolscope", __version__)
         self._spans: OrderedDict[tuple[str, int], tuple[Span, int]] = OrderedDict()
-        self._subscriptions: list[Subscription] = []
+        self._subscription: Subscription | None = None
         self.forgotten = 0
         """Spans that were never ended, because more than `MOST_OPEN` were open."""
         _after_fork(weakref.ref(self))
@@ -65,13 +65,13 @@ class PoolTracer:
             AcquireTimedOut: self._timed_out,
             AcquireFailed: self._failed,
         }
-        if not self._subscriptions:
-            self._subscriptions = [ROOT.tap(taps)]
+        if self._subscription is None:
+            self._subscription = ROOT.tap(taps)
 
     def close(self) -> None:
         """Trace nothing more; spans not yet ended are lost. `trace_pools` may open it again."""
-        subscriptions, self._subscriptions = self._subscriptions, []
-        for subscription in subscriptions:
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
             subscription.unsubscribe()
         self.forget()
 

@@ -11,6 +11,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
+from functools import cache
 from itertools import accumulate
 from socketserver import ThreadingTCPServer
 from types import TracebackType
@@ -82,8 +83,13 @@ def _fill(family: Any, metric: catalog.Metric, pool: readings.Reading) -> None:
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, int]]:
-    bounds = [*map(str, histogram.bounds), "+Inf"]
-    return list(zip(bounds, accumulate(histogram.counts.copy()), strict=True))
+    edges = _edges(histogram.bounds)
+    return list(zip(edges, accumulate(histogram.counts.copy()), strict=True))
+
+
+@cache
+def _edges(bounds: tuple[float, ...]) -> tuple[str, ...]:
+    return (*map(str, bounds), "+Inf")
 
 
 def start_metrics_server(

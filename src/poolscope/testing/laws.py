@@ -47,7 +47,7 @@ class Replay:
         if not holds:
             self.faults.append(fault)
 
-    def _ConnectionRequested(self, event: e.ConnectionRequested) -> None:  # noqa: N802
+    def _ConnectionRequested(self, event: e.ConnectionRequested) -> None:
         self.requests.add(event.sequence)
 
     def _end_request(self, event: e.ConnectionAcquired | e.AcquireFailed) -> None:
@@ -57,7 +57,7 @@ class Replay:
 
     _AcquireFailed = _AcquireTimedOut = _end_request
 
-    def _ConnectionAcquired(self, event: e.ConnectionAcquired) -> None:  # noqa: N802
+    def _ConnectionAcquired(self, event: e.ConnectionAcquired) -> None:
         self._end_request(event)
         self._expect(event.connection_id in self.open, f"acquired though not open: {event}")
         self._expect(
@@ -72,27 +72,27 @@ class Replay:
 
     _ConnectionReleased = _LeakReclaimed = _end_lease
 
-    def _ConnectionDetached(self, event: e.ConnectionDetached) -> None:  # noqa: N802
+    def _ConnectionDetached(self, event: e.ConnectionDetached) -> None:
         held = self.leases.pop(event.request_id, None)
         self._expect(held == event.connection_id, f"detached though not leased: {event}")
         self.open.discard(event.connection_id)
 
-    def _ConnectStarted(self, event: e.ConnectStarted) -> None:  # noqa: N802
+    def _ConnectStarted(self, event: e.ConnectStarted) -> None:
         self._expect(
             event.connection_id not in self.connecting | self.open, f"started twice: {event}"
         )
         self.connecting.add(event.connection_id)
 
-    def _ConnectionOpened(self, event: e.ConnectionOpened) -> None:  # noqa: N802
+    def _ConnectionOpened(self, event: e.ConnectionOpened) -> None:
         self._expect(event.connection_id in self.connecting, f"opened unasked: {event}")
         self.connecting.discard(event.connection_id)
         self.open.add(event.connection_id)
 
-    def _ConnectFailed(self, event: e.ConnectFailed) -> None:  # noqa: N802
+    def _ConnectFailed(self, event: e.ConnectFailed) -> None:
         self._expect(event.connection_id in self.connecting, f"failed unasked: {event}")
         self.connecting.discard(event.connection_id)
 
-    def _ConnectionClosed(self, event: e.ConnectionClosed) -> None:  # noqa: N802
+    def _ConnectionClosed(self, event: e.ConnectionClosed) -> None:
         self._expect(event.connection_id in self.open, f"closed twice: {event}")
         self._expect(
             event.connection_id not in self.leases.values(), f"closed though leased: {event}"

@@ -14,7 +14,7 @@ class DeadlockError(AssertionError):
     """Nothing is ready and no timer is set: every task waits for ever."""
 
 
-class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[valid-type, misc]
+class _JumpingSelector(selectors.DefaultSelector):
     """Looks for I/O without waiting; lets the clock jump where others would wait."""
 
     loop: VirtualLoop

@@ -1,0 +1,135 @@
+"""Where a pool runs: on one event loop, in one process; and what becomes of it when they go."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import weakref
+from asyncio import AbstractEventLoop, Task, current_task, get_running_loop
+from collections.abc import Callable
+from contextvars import copy_context
+from sys import is_finalizing
+from threading import get_ident
+from typing import Any
+
+from poolscope.aio.connector import Connector, terminate
+from poolscope.aio.engine import Engine
+from poolscope.aio.jobs import Jobs
+from poolscope.bus import EventBus
+from poolscope.core.slot import C
+from poolscope.errors import WrongLoopError
+from poolscope.events import CloseReason, Misuse
+from poolscope.metrics import ConnectionPoolMetrics
+from poolscope.settings import ConnectionPoolSettings
+
+
+class Binding(Engine[C]):
+    """Binds the engine to the loop it is first used on, and leaves loops and parents behind."""
+
+    def __init__(
+        self,
+        settings: ConnectionPoolSettings,
+        connector: Connector[C],
+        bus: EventBus,
+        clock: Callable[[], float],
+        metrics: ConnectionPoolMetrics,
+    ) -> None:
+        """Make an engine that is not yet bound to a loop."""
+        self._forked = False
+        super().__init__(settings, connector, bus, clock, metrics)
+        _bindings.add(self)
+
+    def bind(self) -> Task[Any] | None:
+        """Make sure that the pool runs on the loop running here; return the current task.
+
+        Raises:
+            WrongLoopError: no loop runs here, or the pool belongs to another one.
+        """
+        try:
+            loop = get_running_loop()
+        except RuntimeError:
+            raise WrongLoopError(
+                f"pool {self.name!r} needs a running asyncio event loop, and none runs in this "
+                "thread. Await its methods from a coroutine; use SyncConnectionPool in threads."
+            ) from None
+        if self._forked:
+            self._leave_parent()
+        elif self.loop is not None and self.loop is not loop and self.loop.is_closed():
+            self._leave_loop()
+        if self.core.state in ("closing", "closed"):
+            return current_task()
+        if self.loop is None:
+            self._settle(loop)
+        elif self.loop is not loop:
+            self._complain(loop)
+        self.thread = get_ident()
+        return current_task()
+
+    def _settle(self, loop: AbstractEventLoop) -> None:
+        self.loop = loop
+        self.jobs = Jobs(loop, copy_context())
+        self.forget_alarm()
+        self._halted = False
+        if self.core.state == "new":
+            self.core.open(self.clock())
+        self.pump()
+
+    def _complain(self, loop: AbstractEventLoop) -> None:
+        detail = f"bound to {self.loop!r}, used from {loop!r}"
+        assert self.loop is not None
+        self.loop.call_soon_threadsafe(self.misused, Misuse.WRONG_LOOP, detail)
+        raise WrongLoopError(
+            f"pool {self.name!r} is {detail}. A pool serves the one loop it was opened on: make "
+            "one pool per loop, or send the work to that loop (asyncio.run_coroutine_threadsafe)."
+        )
+
+    def _leave_loop(self) -> None:
+        """Let go of what a closed loop has left behind."""
+        for slot in self.core.places.slots:
+            if slot.connection is not None:
+                terminate(slot.connection)
+        error = RuntimeError("the event loop of this pool was closed")
+        self.core.abandon(CloseReason.BROKEN, error, self.clock())
+        self.loop = None
+        self.publish()
+
+    def _leave_parent(self) -> None:
+        """Begin anew in a child process, without a word on the parent's connections."""
+        self._forked = False
+        _inherited.extend(slot.connection for slot in self.core.places.slots)
+        error = RuntimeError("this process was forked from the one that used the pool")
+        self.core.abandon(CloseReason.FORKED, error, self.clock())
+        self.loop = None
+        self.publish()
+        self.metrics.reset()
+
+    def __del__(self) -> None:
+        """Drop what was left open, and say so, unless the interpreter is ending anyway."""
+        if is_finalizing() or not hasattr(self, "core") or self._forked:
+            return
+        left = [s.connection for s in self.core.places.slots if s.connection is not None]
+        if not left or self.core.state == "closed":
+            return
+        for connection in left:
+            terminate(connection)
+        warnings.warn(
+            f"pool {self.name!r} was lost with {len(left)} open connections; close it, or use it "
+            "as `async with ConnectionPool(...)`",
+            ResourceWarning,
+            stacklevel=2,
+        )
+
+
+_bindings: weakref.WeakSet[Binding[Any]] = weakref.WeakSet()
+_inherited: list[object] = []
+"""Connections of a parent process. Closing them here would speak on the parent's sockets."""
+
+
+def _after_fork_in_child() -> None:
+    for binding in tuple(_bindings):
+        binding._forked = True
+        binding.thread = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
