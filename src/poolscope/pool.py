@@ -11,7 +11,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from poolscope.aio.connector import Connector, Factory, Function
 from poolscope.aio.driver import Driver
-from poolscope.aio.lease import Lease, note_holder
+from poolscope.aio.lease import Lease
 from poolscope.bus import ROOT, EventBus
 from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.settings import ConnectionPoolSettings
@@ -123,7 +123,7 @@ class ConnectionPool(Generic[C]):
             PoolTimeoutError, QueueFullError, ConnectFailedError, ValidationFailedError,
             PoolClosedError, WrongLoopError.
         """
-        lease: Lease[C] = Lease()  # no __init__: a call less on the path every request takes
+        lease: Lease[C] = Lease()
         lease.slot = None
         lease.future = None
         lease.driver = driver = self._driver
@@ -135,9 +135,13 @@ class ConnectionPool(Generic[C]):
 
         Prefer `async with pool.connection()`, which cannot forget to. Raises as that.
         """
-        slot = await self._driver.acquire(self._limit(timeout))
-        note_holder(slot, sys._getframe(1))
-        return slot.connection  # type: ignore[return-value]
+        lease = self.connection(timeout)
+        connection = await lease.__aenter__()
+        slot, lease.slot = lease.slot, None  # it has to be given back by hand, not by the lease
+        if slot is not None:
+            frame = sys._getframe(1)
+            slot.site, slot.instruction = frame.f_code, frame.f_lasti
+        return connection
 
     async def release(self, connection: C) -> None:
         """Give a connection back.

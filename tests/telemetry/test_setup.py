@@ -279,7 +279,7 @@ def test_a_program_ends_in_time_though_the_endpoint_hangs(protocol: str, hanging
 
 
 def test_flushes_do_not_pile_up_behind_a_hanging_endpoint(hanging: str) -> None:
-    # With a tracer provider of its own, so that only the metrics hang: older SDKs flush spans in time.
+    # With a tracer provider of its own: only the metrics hang then, whatever the SDK does to spans.
     own = """
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider

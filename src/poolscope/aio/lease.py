@@ -6,8 +6,8 @@ import asyncio
 from asyncio import current_task
 from sys import _getframe
 from threading import get_ident
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Generic
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic
 
 from poolscope.core.slot import C, Slot
 from poolscope.core.ticket import Ticket
@@ -21,45 +21,34 @@ from poolscope.events import (
 )
 
 if TYPE_CHECKING:
-    from poolscope.aio.driver import Driver
+    from poolscope.aio.lending import Lending
 
 _IDLE = AcquireSource.IDLE
 
 
-class Claim(Ticket[C]):
-    """A ticket whose caller sleeps on a future."""
+class Lease(Ticket[C], Generic[C]):
+    """What `pool.connection()` returns: acquires on entry, gives back on exit. Use it once.
 
-    __slots__ = ("future",)
+    It has no `__init__`: `ConnectionPool.connection` fills it in, which saves a call.
+    """
 
+    __slots__ = ("checking", "driver", "future", "timeout")
+
+    driver: Lending[C]
+    timeout: float
     future: asyncio.Future[None] | None
+    checking: bool
 
     def wake(self) -> None:
         """Let the caller go on, if it still waits."""
         if self.future is not None and not self.future.done():
             self.future.set_result(None)
 
-
-def make_claim() -> Claim[Any]:
-    """Return a claim to nothing yet."""
-    claim: Claim[Any] = Claim()
-    claim.slot = None
-    claim.future = None
-    return claim
-
-
-class Lease(Claim[C], Generic[C]):
-    """What `pool.connection()` returns: acquires on entry, gives back on exit. Use it once."""
-
-    __slots__ = ("driver", "timeout")
-
-    driver: Driver[C]
-    timeout: float
-
     async def __aenter__(self) -> C:
         """Acquire a connection.
 
-        This is the path every request takes, so it calls as little as it can: where an idle
-        connection is there, the three steps of `Driver.acquire` are written out here.
+        This is the path every request takes, so it calls as little as it can where an idle
+        connection is there; and whoever waits does so here, in one coroutine, to take little room.
 
         Raises:
             PoolTimeoutError, QueueFullError, ConnectFailedError, ValidationFailedError,
@@ -72,21 +61,29 @@ class Lease(Claim[C], Generic[C]):
             driver.weed_out()
         now = driver.clock()
         if driver.core.request(self, now, self.timeout):
-            slot: Slot[Any] = self.slot  # type: ignore[assignment]
-            hooks, sequence = driver.hooks, self.id
-            for hook in hooks[ConnectionRequested]:
-                try:
-                    hook(driver.name, now, sequence)
-                except BaseException as error:
-                    driver.bus.report(hook, ConnectionRequested, error)
+            hooks, id_ = driver.hooks, self.id
+            if hooks[ConnectionRequested]:
+                driver.bus.publish(ConnectionRequested, driver.name, now, id_)
+            name = self.slot.connection_id  # type: ignore[union-attr]
             for hook in hooks[ConnectionAcquired]:
                 try:
-                    hook(driver.name, now, sequence + 1, sequence, 0.0, _IDLE, slot.connection_id)
+                    hook(driver.name, now, id_ + 1, id_, 0.0, _IDLE, name)
                 except BaseException as error:
                     driver.bus.report(hook, ConnectionAcquired, error)
         else:
-            await driver.wait(self, now)
-            slot = self.slot  # type: ignore[assignment]
+            self.checking = False
+            try:
+                driver.pump(now)
+                if self.slot is None and self.error is None:
+                    self.future = driver.loop.create_future()  # type: ignore[union-attr]
+                    await self.future
+                if driver.core.checks:
+                    await driver.validate(self)
+            except BaseException as error:
+                driver.withdraw(self, error)
+                raise
+            driver.conclude(self)
+        slot: Slot[C] = self.slot  # type: ignore[assignment]
         frame = _getframe(1)
         slot.holder = task
         slot.site = frame.f_code
@@ -130,13 +127,6 @@ class Lease(Claim[C], Generic[C]):
         """Have the connection taken back if whoever held it lost it."""
         if self.slot is not None:
             self.driver.lose(self.slot, self.id)
-
-
-def note_holder(slot: Slot[C], frame: FrameType) -> None:
-    """Remember who holds a connection and where it was acquired, without formatting anything."""
-    slot.holder = current_task()
-    slot.site = frame.f_code
-    slot.instruction = frame.f_lasti
 
 
 def doubt(kind: type[BaseException] | None) -> CloseReason | None:

@@ -10,15 +10,12 @@ from functools import partial
 
 from poolscope.aio.binding import Binding
 from poolscope.aio.connector import Connector
-from poolscope.aio.lease import Claim, doubt, make_claim
+from poolscope.aio.lease import Lease, doubt
 from poolscope.bus import EventBus
 from poolscope.core.slot import IN_USE, C, Slot
 from poolscope.events import (
-    AcquireSource,
     CloseReason,
-    ConnectionAcquired,
     ConnectionReleased,
-    ConnectionRequested,
     Misuse,
 )
 from poolscope.metrics import ConnectionPoolMetrics
@@ -45,70 +42,44 @@ class Lending(Binding[C]):
 
     # Requests
 
-    async def acquire(self, timeout: float) -> Slot[C]:
-        """Make a request and wait for its end. `Lease.__aenter__` is the same, written out."""
-        self.bind()
-        claim: Claim[C] = make_claim()
-        if self.plain_check is not None:
-            self.weed_out()
-        now = self.clock()
-        if self.core.request(claim, now, timeout):
-            slot = claim.slot
-            assert slot is not None
-            id_, source = claim.id, AcquireSource.IDLE
-            self.bus.publish(ConnectionRequested, self.name, now, id_)
-            acquired = (now, id_ + 1, id_, 0.0, source, slot.connection_id)
-            self.bus.publish(ConnectionAcquired, self.name, *acquired)
-        else:
-            await self.wait(claim, now)
-            slot = claim.slot
-            assert slot is not None
-        return slot
-
-    async def wait(self, claim: Claim[C], now: float) -> None:
-        """Wait until a claim is settled, and its connection validated; then conclude it.
-
-        Whatever strikes meanwhile, cancellation above all, withdraws the claim: nothing that was
-        granted is lost, and it goes on to the caller.
-        """
+    async def validate(self, lease: Lease[C]) -> None:
+        """Validate what was granted, and wait for another connection until one passes."""
         core = self.core
-        checking = False
-        try:
-            self.pump(now)
-            while claim.error is None:
-                if claim.slot is None:
-                    claim.future = self.loop.create_future()  # type: ignore[union-attr]
-                    await claim.future
-                    continue
-                if not core.checks:
-                    break
-                checking = True
-                failure = await self._check(claim, claim.slot)
-                checking = False
-                if failure is None:
-                    break
-                core.reject(claim, self.clock(), failure)
-                self.pump()
-        except BaseException as error:
-            core.withdraw(claim, self.clock(), error, dirty=checking)
+        while lease.slot is not None:
+            lease.checking = True
+            failure = await self._check(lease, lease.slot)
+            lease.checking = False
+            if failure is None:
+                return
+            core.reject(lease, self.clock(), failure)
             self.pump()
-            raise
-        core.conclude(claim, self.clock())
-        if core.journal.outbox:
+            if lease.slot is None and lease.error is None:
+                lease.future = self.loop.create_future()
+                await lease.future
+
+    def withdraw(self, lease: Lease[C], error: BaseException) -> None:
+        """Give up a request: nothing that was granted is lost, it goes on to the next."""
+        self.core.withdraw(lease, self.clock(), error, dirty=lease.checking)
+        self.pump()
+
+    def conclude(self, lease: Lease[C]) -> None:
+        """End a request that is settled; raise its error if it was refused."""
+        self.core.conclude(lease, self.clock())
+        if self.core.journal.outbox:
             self.publish()
-        if claim.error is not None:
-            verdict, claim.error = claim.error, None
+        if lease.error is not None:
+            verdict, lease.error = lease.error, None
             try:
                 raise verdict
             finally:
                 del verdict  # its traceback knows this frame
 
-    async def _check(self, claim: Claim[C], slot: Slot[C]) -> Exception | None:
+    async def _check(self, lease: Lease[C], slot: Slot[C]) -> Exception | None:
         """Validate within what is left of the deadline; return why it failed, None if it passed."""
         assert slot.connection is not None
-        limit = min(self.settings.validate_timeout, claim.deadline - self.clock())
+        limit = min(self.settings.validate_timeout, lease.deadline - self.clock())
         try:
-            if await self.connector.is_valid(slot.connection, claim.id, self.jobs, limit):
+            if await self.connector.is_valid(slot.connection, lease.id, self.jobs, limit):
                 return None
         except Exception as error:
             return error
@@ -118,7 +89,7 @@ class Lending(Binding[C]):
         """Close idle connections that do not pass a plain `validate_func`, up to one that does.
 
         It is asked before the request is made, so that the request itself takes the short way. A
-        function that turns out to be async is asked in `wait` from then on.
+        function that turns out to be async is asked in `validate` from then on.
         """
         core = self.core
         while self.plain_check is not None and (slot := core.next_idle()):
