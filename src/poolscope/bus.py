@@ -12,7 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from poolscope.buffer import Buffer
 from poolscope.events import EVENT_TYPES, Event, SubscriberFailed
@@ -26,6 +26,17 @@ FAILURES_ALLOWED = 10
 
 # Held while subscriptions change, never while events are delivered.
 _lock = threading.RLock()
+
+
+class Owner(Protocol):
+    """Whose events a bus carries."""
+
+    def subscriber_failed(self, name: str, error: BaseException, detached: bool) -> None:
+        """Hear which subscriber raised what, and whether it was detached for it."""
+
+
+def _nobody() -> None:
+    return None
 
 
 class Subscription:
@@ -116,8 +127,8 @@ class EventBus:
         """What to call for each event type. The mapping stays the same object for ever."""
         self.failures = 0
         """How often a subscriber of this bus raised."""
-        self.on_failure: Callable[[str, BaseException, bool], object] | None = None
-        """Called with the subscriber's name, its error, and whether it was detached."""
+        self.owner: Callable[[], Owner | None] = _nobody
+        """Returns who is told when a subscriber raises: weakly, as the owner holds the bus."""
         self._parent = parent
         self._subscriptions: tuple[Subscription, ...] = ()
         self._children: weakref.WeakSet[EventBus] | None = None
@@ -198,8 +209,8 @@ class EventBus:
         self, subscription: Subscription, kind: type[Event], error: BaseException, detached: bool
     ) -> None:
         self.failures += 1
-        if self.on_failure is not None and kind is not SubscriberFailed:
-            self.on_failure(subscription.name, error, detached)
+        if kind is not SubscriberFailed and (owner := self.owner()) is not None:
+            owner.subscriber_failed(subscription.name, error, detached)
 
 
 def _builder(kind: type[Event], handlers: tuple[Subscription, ...]) -> Tap:

@@ -72,7 +72,7 @@ class ConnectionPoolMetrics(Tally):
     # Levels
 
     def _level(self, name: str, read: Callable[[PoolStats], int]) -> int:
-        stats = self._stats() if self._stats else None
+        stats = self.stats()
         return self._levels[name] if stats is None else read(stats)
 
     @property
@@ -126,7 +126,7 @@ class ConnectionPoolMetrics(Tally):
     @property
     def connection_requests(self) -> int:
         """Return how many requests were made, those still waiting included."""
-        stats = self._stats() if self._stats else None
+        stats = self.stats()
         ended = self.acquired + sum(self.failures.values()) + self._errors
         return ended + stats.waiting if stats else max(self._requested, ended)
 

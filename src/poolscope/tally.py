@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable
+from typing import Protocol
 
 from poolscope.bus import EventBus, Subscription, Tap
 from poolscope.events import (
@@ -37,8 +38,19 @@ _IDLE = AcquireSource.IDLE
 _WAIT_BUCKETS = catalog.WAIT_BUCKETS
 _USE_BUCKETS = catalog.USE_BUCKETS
 
-RECENT = 100
+RECENT = 60
 """How many recent values the lists of the contract keep."""
+
+
+class Readable(Protocol):
+    """Something whose levels can be read, in one snapshot."""
+
+    def stats(self) -> PoolStats:
+        """Return its levels."""
+
+
+def _nothing() -> None:
+    return None
 
 
 class Tally:
@@ -46,7 +58,7 @@ class Tally:
 
     def __init__(self) -> None:
         """Start at zero."""
-        self._stats: Callable[[], PoolStats | None] | None = None
+        self._source: Callable[[], Readable | None] = _nothing
         self._subscriptions: list[Subscription] = []
         self.reset()
 
@@ -80,9 +92,9 @@ class Tally:
         """The ages at which the most recent connections were closed, in s."""
         self._release_time = 0.0
 
-    def subscribe_to(self, bus: EventBus, stats: Callable[[], PoolStats | None]) -> None:
-        """Count what this bus publishes, and read levels from `stats`."""
-        self._stats = stats
+    def subscribe_to(self, bus: EventBus, source: Callable[[], Readable | None]) -> None:
+        """Count what this bus publishes, and read levels from what `source` returns."""
+        self._source = source
         taps: dict[type[Event], Tap] = {
             ConnectionAcquired: self._acquired,
             AcquireTimedOut: self._timed_out,
@@ -98,6 +110,11 @@ class Tally:
             SubscriberFailed: self._subscriber_failed,
         }
         self._subscriptions.append(bus.tap(taps))
+
+    def stats(self) -> PoolStats | None:
+        """Return the levels of the pool that is counted, None if there is none."""
+        source = self._source()
+        return source.stats() if source is not None else None
 
     def unsubscribe(self) -> None:
         """Count no more. The levels stay readable."""

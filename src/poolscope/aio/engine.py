@@ -68,21 +68,9 @@ class Engine(Generic[C]):
         self.jobs: Jobs
         self.core: PoolCore[C]
         self.renew()
-        self._listen()
-
-    def _listen(self) -> None:
-        """Have events counted and failures told, without a reference that would keep us alive."""
-        myself = weakref.ref(self)
-
-        def on_failure(*failure: object) -> None:
-            if (engine := myself()) is not None:
-                engine._subscriber_failed(*failure)
-
-        def stats() -> PoolStats | None:
-            return engine.stats() if (engine := myself()) is not None else None
-
-        self.bus.on_failure = on_failure
-        self.metrics.subscribe_to(self.bus, stats)
+        # Weakly, so that neither the bus nor the metrics keep a lost pool alive.
+        bus.owner = myself = weakref.ref(self)
+        metrics.subscribe_to(bus, myself)
 
     def renew(self) -> None:
         """Begin with a new core; its events go on counting where the old one's ended."""
@@ -245,14 +233,15 @@ class Engine(Generic[C]):
         self.core.journal.record(MisuseDetected, self.clock(), misuse, detail)
         self.publish()
 
-    def _subscriber_failed(self, *failure: object) -> None:
-        """Tell of it later: others are still to hear of the event it failed at."""
-        if self.loop is not None and not self.loop.is_closed():
-            self.loop.call_soon(self._tell_failure, *failure, context=self.jobs.context)
+    def subscriber_failed(self, name: str, error: BaseException, detached: bool) -> None:
+        """Tell of it later: others are still to hear of the event at which it failed."""
 
-    def _tell_failure(self, *failure: object) -> None:
-        self.core.journal.record(SubscriberFailed, self.clock(), *failure)
-        self.publish()
+        def tell() -> None:
+            self.core.journal.record(SubscriberFailed, self.clock(), name, error, detached)
+            self.publish()
+
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon(tell, context=self.jobs.context)
 
 
 def _ring(engine_ref: weakref.ref[Engine[Any]]) -> None:

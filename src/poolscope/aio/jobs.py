@@ -28,20 +28,21 @@ class Jobs:
         self.context = context
         self.hurried = False
         """There is no time left for goodbyes."""
-        self._goodbyes: set[asyncio.Task[Any]] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._goodbyes: dict[asyncio.Task[Any], None] = {}
+        # Used as sets: while empty, as most are, they take a third of the room of a set.
+        self._tasks: dict[asyncio.Task[Any], None] = {}
         self._calls: dict[int, asyncio.Task[Any]] = {}
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a coroutine in a task of the pool."""
         task = self._loop.create_task(coroutine, context=self.context.copy())
         if not task.done():
-            self._tasks.add(task)
+            self._tasks[task] = None
         task.add_done_callback(self._ended)
         return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not self._tasks:
             self._tasks.clear()  # gives back the room a burst of tasks took
         if not task.cancelled():
@@ -97,12 +98,12 @@ class Jobs:
         """Start a close that is cut short, by calling `terminate`, when the time is up."""
 
         def ended(task: asyncio.Task[Any]) -> None:
-            self._goodbyes.discard(task)
+            self._goodbyes.pop(task, None)
             if task.cancelled():
                 terminate()
 
         task = self.start(closing)
-        self._goodbyes.add(task)
+        self._goodbyes[task] = None
         task.add_done_callback(ended)
         if self.hurried:
             task.cancel()
@@ -110,13 +111,13 @@ class Jobs:
     def hurry(self) -> None:
         """Cut goodbyes short, from now on."""
         self.hurried = True
-        for task in self._goodbyes:
+        for task in tuple(self._goodbyes):
             task.cancel()
 
     async def join(self, timeout: float) -> None:
         """Wait until no task is left but the one that waits, for so long at most."""
         deadline = self._loop.time() + timeout
-        while left := self._tasks - {asyncio.current_task()}:
+        while left := self._tasks.keys() - {asyncio.current_task()}:
             rest = deadline - self._loop.time()
             if rest <= 0:
                 break
@@ -125,7 +126,7 @@ class Jobs:
     async def settle(self) -> None:
         """Let what was cancelled end. What ignores that is not waited for."""
         for _ in range(_STEPS_TO_END):
-            if self._tasks <= {asyncio.current_task()}:
+            if self._tasks.keys() <= {asyncio.current_task()}:
                 break
             await asyncio.sleep(0)
 

@@ -38,7 +38,7 @@ class Lending(Binding[C]):
         """Make a driver that is not yet bound to a loop."""
         super().__init__(settings, connector, bus, clock, metrics)
         self.resets = connector.reset_func is not None
-        self._resetting: set[int] = set()
+        self._resetting: dict[int, None] = {}
 
     # Requests
 
@@ -135,7 +135,7 @@ class Lending(Binding[C]):
             return  # released or detached by hand meanwhile, or taken back
         reason = doubt(kind)
         if self.resets and kind is not GeneratorExit:
-            self._resetting.add(lease)
+            self._resetting[lease] = None
             assert slot.connection is not None
             limit = self.settings.validate_timeout
             job = self.jobs.start(self.connector.reset(slot.connection, lease, self.jobs, limit))
@@ -160,7 +160,7 @@ class Lending(Binding[C]):
         started: float,
         job: asyncio.Task[None],
     ) -> None:
-        self._resetting.discard(lease)
+        self._resetting.pop(lease, None)
         clean = not job.cancelled() and job.exception() is None
         self._end_lease(slot, lease, None if clean else reason or CloseReason.RESET, started)
         if job.cancelled():
