@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -23,6 +24,9 @@ Handler = Callable[[Any], object]
 Tap = Callable[..., object]
 
 FAILURES_ALLOWED = 10
+CALM_AGAIN = 60.0
+"""Seconds without a failure, after which failures are counted anew. A handler's success does the
+same at once; whether a tap succeeds is not looked at, for it would cost every call."""
 
 # Held while subscriptions change, never while events are delivered.
 _lock = threading.RLock()
@@ -42,7 +46,16 @@ def _nobody() -> None:
 class Subscription:
     """A place on a bus. `unsubscribe()` leaves it; so does leaving its `with` block."""
 
-    __slots__ = ("__weakref__", "_bus", "_in_a_row", "call", "failures", "kinds", "taps")
+    __slots__ = (
+        "__weakref__",
+        "_bus",
+        "_failed_at",
+        "_in_a_row",
+        "call",
+        "failures",
+        "kinds",
+        "taps",
+    )
 
     def __init__(
         self,
@@ -54,6 +67,7 @@ class Subscription:
         """Describe who wants to hear of what."""
         self._bus = weakref.ref(bus)
         self._in_a_row = 0
+        self._failed_at = 0.0
         self.call = call
         """The handler; None for taps."""
         self.kinds = kinds
@@ -95,7 +109,11 @@ class Subscription:
             self.failed(type(event), error)
 
     def failed(self, kind: type[Event], error: BaseException) -> None:
-        """Count a failure; log the first, and detach after ten in a row."""
+        """Count a failure; log the first, and detach after ten with no calm between them."""
+        now = time.monotonic()
+        if now - self._failed_at > CALM_AGAIN:
+            self._in_a_row = 0
+        self._failed_at = now
         self.failures += 1
         self._in_a_row += 1
         detached = self._in_a_row >= FAILURES_ALLOWED

@@ -59,45 +59,47 @@ class Source(Protocol):
         """Return its levels, in one consistent snapshot. Safe from any thread."""
 
 
-_lock = threading.RLock()
+naming = threading.RLock()
+"""Held from the choice of a name until its pool is registered under it."""
 _sources: weakref.WeakValueDictionary[str, Source] = weakref.WeakValueDictionary()
 _serial = 0
 
 
-def claim(wanted: str | None, source: Source) -> str:
-    """Return a name no other live pool has: as wanted, with a suffix, or `pool-1`, ...
-
-    From now on the source is found under that name, for as long as it lives.
-    """
+def free_name(wanted: str | None) -> str:
+    """Return a name no live pool has: as wanted, with a suffix, or `pool-1`, ... Hold `naming`."""
     global _serial
-    with _lock:
-        if wanted is None:
-            _serial += 1
-            wanted = f"pool-{_serial}"
-        name, number = wanted, 1
-        while name in _sources:
-            number += 1
-            name = f"{wanted}-{number}"
-        _sources[name] = source
-        return name
+    if wanted is None:
+        _serial += 1
+        wanted = f"pool-{_serial}"
+    name, number = wanted, 1
+    while name in _sources:
+        number += 1
+        name = f"{wanted}-{number}"
+    return name
+
+
+def register(source: Source) -> None:
+    """Let a pool be found under its name, for as long as it lives."""
+    with naming:
+        _sources[source.name] = source
 
 
 def release(name: str, source: Source) -> None:
     """Give the name back; the source is seen no more."""
-    with _lock:
+    with naming:
         if _sources.get(name) is source:
             del _sources[name]
 
 
 def live() -> list[Source]:
     """Return the live pools, by name."""
-    with _lock:
+    with naming:
         return [source for _, source in sorted(_sources.items())]
 
 
 def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.RLock()
+    global naming
+    naming = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -41,10 +41,10 @@ class Bench:
 
     async def holder(self, seconds: float) -> asyncio.Task[None]:
         """Return a task that has just acquired a connection, for so long."""
-        before = self.count(ConnectionAcquired)
-        task = asyncio.create_task(self.hold(seconds))
-        while self.count(ConnectionAcquired) == before:
-            await asyncio.sleep(0)
+        acquired = asyncio.Event()
+        with self.pool.bus.subscribe(lambda _: acquired.set(), ConnectionAcquired):
+            task = asyncio.create_task(self.hold(seconds))
+            await acquired.wait()
         return task
 
 

@@ -105,7 +105,8 @@ class Victim:
                 self.felt = True
                 raise
             except BaseException as error:
-                assert not task.cancelling(), f"{error!r} came out instead of the cancellation"
+                if task.cancelling():
+                    raise AssertionError(f"not the cancellation came out, but {error!r}") from error
                 raise
             assert not task.cancelling(), "the cancellation was swallowed"
 

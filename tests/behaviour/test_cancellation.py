@@ -384,7 +384,7 @@ def opener(hooks: Mapping[str, str] = FINE) -> Callable[[Victim], Awaitable[None
         stage = Stage(hooks, min_size=2)
         outcome = await play(stage, nothing_open, open_pool, victim, others=0)
         if outcome is not None or victim.felt:
-            # Whoever is struck again, or cannot wait in a cancelled scope, leaves the rest to the pool.
+            # Whoever is struck again, or cannot wait in a cancelled scope, leaves it to the pool.
             alone = victim.strikes > 1 or "anyio scope" in victim.kinds
             await asyncio.sleep(10 if alone or "stubborn" in hooks.values() else 0)
             stage.ledger.audit()

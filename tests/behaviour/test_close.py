@@ -120,7 +120,7 @@ def test_the_loop_that_ends_under_an_open_pool_leaves_nothing_open_and_says_noth
         pool = ConnectionPool(ledger.open, close_func=ledger.close)
         await pool.initialize()
         for _ in range(3):
-            asyncio.create_task(pool.acquire(timeout=100)).set_name("leaver")  # noqa: RUF006
+            asyncio.create_task(pool.acquire(timeout=100)).set_name("leaver")
         ledger.script("open", [never] * 9)
         await ticks(2)
         pools.append(pool)
@@ -128,9 +128,13 @@ def test_the_loop_that_ends_under_an_open_pool_leaves_nothing_open_and_says_noth
     pools: list[ConnectionPool] = []
     asyncio.run(main())
     assert not caplog.records
-    with pytest.warns(ResourceWarning, match="was lost with 1 open connections"):
+
+    def forget():
         pools.clear()
         gc.collect()
+
+    with pytest.warns(ResourceWarning, match="was lost with 1 open connections"):
+        forget()
     ledger.audit()
 
 

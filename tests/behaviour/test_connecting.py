@@ -225,11 +225,15 @@ def test_min_size_is_kept_up_after_connections_die():
     async def main():
         async with bench(min_size=2, max_size=3) as b:
             await b.pool.initialize()
+
+            async def use_a_dead_one():
+                async with b.pool.connection() as connection:
+                    b.ledger.kill(connection)
+                    await connection.execute()
+
             for _ in range(2):
                 with pytest.raises(ConnectionResetError):
-                    async with b.pool.connection() as connection:
-                        b.ledger.kill(connection)
-                        await connection.execute()
+                    await use_a_dead_one()
             await b.pool.wait_ready()
             assert b.pool.pool_size == 2
             assert len(b.ledger.open_connections) == 2

@@ -264,9 +264,9 @@ def test_a_hanging_endpoint_delays_nobody_beyond_the_deadline(protocol: str, han
     assert done.returncode == 0
     flush, shutdown, end = (line.split() for line in done.stdout.splitlines())
     assert flush[0] == shutdown[0] == "False"
-    assert 0.2 <= float(flush[1]) < 0.7
-    assert 0.3 <= float(shutdown[1]) < 0.8
-    assert left - float(end[1]) < 2.0
+    assert 0.2 <= float(flush[1]) < 2.0
+    assert 0.3 <= float(shutdown[1]) < 2.0
+    assert left - float(end[1]) < 4.0
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
@@ -275,7 +275,7 @@ def test_a_program_ends_in_time_though_the_endpoint_hangs(protocol: str, hanging
     done = program(text, hanging, OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
     took = time.time() - float(done.stdout)
     assert done.returncode == 0
-    assert took < 4.0
+    assert took < 6.0
 
 
 def test_flushes_do_not_pile_up_behind_a_hanging_endpoint(hanging: str) -> None:
@@ -297,4 +297,4 @@ trace.set_tracer_provider(TracerProvider())
     assert done.returncode == 0, done.stderr
     sent, took = done.stdout.split()
     assert sent == "False"
-    assert float(took) < 1.0
+    assert float(took) < 3.0

@@ -120,7 +120,9 @@ class FakeSource:
         self.looks = 0
         self.size = size
         self.state: PoolState = "open"
-        self.name = registry.claim(name, self)
+        with registry.naming:
+            self.name = registry.free_name(name)
+            registry.register(self)
 
     def stats(self) -> PoolStats:
         self.looks += 1

@@ -59,7 +59,6 @@ class Engine(Generic[C]):
         self.thread = 0
         """The thread the loop runs in; 0 while bound to none."""
         self.metrics = metrics
-        self.name = registry.claim(self.settings.name, self)
         self._halted = False
         self._alarm: TimerHandle | None = None
         self._alarm_at = math.inf
@@ -67,7 +66,10 @@ class Engine(Generic[C]):
         self._watchers: list[Future[None]] = []
         self.jobs: Jobs
         self.core: PoolCore[C]
-        self.renew()
+        with registry.naming:
+            self.name = registry.free_name(self.settings.name)
+            self.renew()
+            registry.register(self)
         # Weakly, so that neither the bus nor the metrics keep a lost pool alive.
         bus.owner = myself = weakref.ref(self)
         metrics.subscribe_to(bus, myself)
