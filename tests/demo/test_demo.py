@@ -247,6 +247,22 @@ def test_a_terminal_shows_a_live_view_and_gets_its_screen_back() -> None:
     assert "\x1b[?25h" in shown, "the cursor is back"
 
 
+def test_ctrl_c_under_make_ends_the_demo_in_order_and_make_with_it(
+    postgres: PostgresServer,
+) -> None:
+    process, terminal = pty.fork()
+    if process == 0:
+        demo = {"VENV": sys.prefix, "DEMO_ARGS": "--port 0 --seconds 60"}
+        os.execvpe("make", ["make", "demo"], environment(TERM="xterm-256color", **demo))
+    shown = b""
+    while b"in use" not in shown:
+        shown += os.read(terminal, 65536)
+    os.write(terminal, b"\x03")
+    after = read_all(terminal)
+    assert BALANCE.search(after)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+
+
 def read_all(terminal: int) -> str:
     chunks = []
     try:

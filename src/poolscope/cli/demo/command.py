@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from poolscope.cli.demo.database import Database, DemoError, GivenDatabase, PrivateDatabase
+from poolscope.cli.demo.foreground import own_foreground
 from poolscope.cli.demo.interrupts import Interrupts
 from poolscope.cli.demo.plain import PlainScreen
 from poolscope.cli.demo.report import print_summary
@@ -35,10 +36,11 @@ def run(options: argparse.Namespace, interrupts: Interrupts) -> int:
     """Run the demo and return its exit status: 0 at its end, and when interrupted."""
     demo = Demo(options, interrupts)
     try:
-        try:
-            asyncio.run(interrupts.watch(demo.run()))
-        finally:
-            demo.sum_up()
+        with own_foreground():
+            try:
+                asyncio.run(interrupts.watch(demo.run()))
+            finally:
+                demo.sum_up()
     except (DemoError, PostgresServerError, PoolError) as error:
         print(f"poolscope demo: {error}", file=sys.stderr)
         return 2
