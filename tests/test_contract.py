@@ -88,10 +88,10 @@ def test_metrics_have_the_attributes_of_the_contract(name):
 
 def test_acquire_raises_the_built_in_errors_of_the_contract():
     async def main():
-        async with ConnectionPool(object, ConnectionPoolSettings(max_size=1)) as pool:
-            async with pool.connection():
-                with pytest.raises(TimeoutError):
-                    await pool.acquire(timeout=0)
+        pool = ConnectionPool(object, ConnectionPoolSettings(max_size=1))
+        async with pool, pool.connection():
+            with pytest.raises(TimeoutError):
+                await pool.acquire(timeout=0)
         with pytest.raises(RuntimeError):
             await pool.acquire()
 

@@ -96,8 +96,9 @@ class PoolModel(RuleBasedStateMachine):
         self.closes.extend(chores.close)
         for slot in chores.inspect:
             self.core.suspect(slot, "", self.now)
-        for kind, fields in self.journal.take():
+        for kind, fields in self.journal.outbox:
             self.replay(kind(*fields))
+        self.journal.outbox.clear()
 
     def publish(self, kind: type, *fields: Any) -> None:
         self.replay(kind("model", self.now, *fields))

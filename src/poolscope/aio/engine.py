@@ -93,9 +93,10 @@ class Engine(Generic[C]):
             now = self.clock()
         if now >= core.due:
             core.tick(now)
-        chores = core.chores(now)
-        if chores is not NOTHING:
-            self._do(chores, now)
+        if core.vacant or core.owed is not NOTHING:
+            chores = core.chores(now)
+            if chores is not NOTHING:
+                self._do(chores, now)
         if core.due < self._alarm_at:
             self._set_alarm(core.due)
         if core.journal.outbox:
@@ -136,7 +137,9 @@ class Engine(Generic[C]):
         self._publishing = True
         hooks = self.hooks
         try:
-            while records := self.core.journal.take():
+            journal = self.core.journal
+            while records := journal.outbox:
+                journal.outbox = []
                 for kind, fields in records:
                     for hook in hooks[kind]:
                         try:

@@ -45,14 +45,10 @@ class Lease(Ticket[C], Generic[C]):
             self.future.set_result(None)
 
     async def __aenter__(self) -> C:
-        """Acquire a connection.
+        """Acquire a connection; `ConnectionPool.connection` names the errors.
 
         This is the path every request takes, so it calls as little as it can where an idle
         connection is there; and whoever waits does so here, in one coroutine, to take little room.
-
-        Raises:
-            PoolTimeoutError, QueueFullError, ConnectFailedError, ValidationFailedError,
-            PoolClosedError, WrongLoopError.
         """
         driver = self.driver
         if get_ident() != driver.thread or (task := current_task(driver.loop)) is None:
@@ -82,7 +78,11 @@ class Lease(Ticket[C], Generic[C]):
             except BaseException as error:
                 driver.withdraw(self, error)
                 raise
-            driver.conclude(self)
+            driver.core.conclude(self, driver.clock())
+            if driver.core.journal.outbox:
+                driver.publish()
+            if self.error is not None:
+                driver.refuse(self)
         slot: Slot[C] = self.slot  # type: ignore[assignment]
         frame = _getframe(1)
         slot.holder = task

@@ -7,6 +7,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import NoReturn
 
 from poolscope.aio.binding import Binding
 from poolscope.aio.connector import Connector
@@ -62,17 +63,14 @@ class Lending(Binding[C]):
         self.core.withdraw(lease, self.clock(), error, dirty=lease.checking)
         self.pump()
 
-    def conclude(self, lease: Lease[C]) -> None:
-        """End a request that is settled; raise its error if it was refused."""
-        self.core.conclude(lease, self.clock())
-        if self.core.journal.outbox:
-            self.publish()
-        if lease.error is not None:
-            verdict, lease.error = lease.error, None
-            try:
-                raise verdict
-            finally:
-                del verdict  # its traceback knows this frame
+    def refuse(self, lease: Lease[C]) -> NoReturn:
+        """Raise the error a request was settled with."""
+        verdict, lease.error = lease.error, None
+        try:
+            assert verdict is not None
+            raise verdict
+        finally:
+            del verdict  # its traceback knows this frame
 
     async def _check(self, lease: Lease[C], slot: Slot[C]) -> Exception | None:
         """Validate within what is left of the deadline; return why it failed, None if it passed."""

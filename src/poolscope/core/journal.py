@@ -23,15 +23,11 @@ class Journal:
         self.sequence = 0
         """Number of the last event."""
         self.outbox: list[Record] = []
+        """What is not yet published. The driver takes the list and leaves a new one."""
 
     def record(self, kind: type[Event], now: float, *fields: object) -> int:
         """Note an event; return its sequence number."""
-        self.sequence += 1
+        self.sequence = sequence = self.sequence + 1
         if self._audience[kind]:
-            self.outbox.append((kind, (self._pool, now, self.sequence, *fields)))
-        return self.sequence
-
-    def take(self) -> list[Record]:
-        """Return the records not yet published, and forget them."""
-        records, self.outbox = self.outbox, []
-        return records
+            self.outbox.append((kind, (self._pool, now, sequence, *fields)))
+        return sequence

@@ -84,10 +84,10 @@ class PoolCore(Upkeep[C]):
         wait = now - ticket.requested_at
         record = self.journal.record
         if slot := ticket.slot:
-            del self._granted[ticket.id]
+            id_, source = ticket.id, ticket.source
+            del self._granted[id_]
             slot.since = now
-            source, name = ticket.source, slot.connection_id
-            record(ConnectionAcquired, now, ticket.id, wait, source, name)
+            record(ConnectionAcquired, now, id_, wait, source, slot.connection_id)
             if self.backoff.distrust and source is AcquireSource.NEW:
                 self.backoff.succeeded()
             return

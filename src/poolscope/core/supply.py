@@ -55,6 +55,7 @@ class Supply(Generic[C]):
         self.line: Line[C] = Line()
         self.backoff = Backoff(settings, rng)
         self._random = rng
+        self.vacant = self.places.vacant
         self._idle = self.places.idle
         self._waiting = self.line.tickets
         self._granted: dict[int, Ticket[C]] = {}
@@ -64,24 +65,26 @@ class Supply(Generic[C]):
         self._serial = 0
         self._keep = 0
         """Up to so many idle connections a release needs no second thought."""
-        self._chores: Chores[C] = NOTHING
+        self.owed: Chores[C] = NOTHING
 
     # What the driver owes
 
     def chores(self, now: float) -> Chores[C]:
-        """Return the work to be done now; each piece is returned once."""
-        if self.places.vacant:
-            self._start_connects(now)
-        chores = self._chores
+        """Return the work to be done now; each piece is returned once.
+
+        There can be none while no slot is vacant and nothing is `owed`.
+        """
+        self._start_connects(now)
+        chores = self.owed
         if chores is not NOTHING:
-            self._chores = NOTHING
+            self.owed = NOTHING
         return chores
 
     def _owe(self) -> Chores[C]:
         """Return the list to write a chore on."""
-        if self._chores is NOTHING:
-            self._chores = Chores([], [], [])
-        return self._chores
+        if self.owed is NOTHING:
+            self.owed = Chores([], [], [])
+        return self.owed
 
     def _start_connects(self, now: float) -> None:
         places = self.places
@@ -158,8 +161,10 @@ class Supply(Generic[C]):
             return self._close(slot, slot.close_reason, now)
         if self._shrinking and self.places.taken > self.settings.max_size:
             return self._close(slot, CloseReason.EXCESS, now)
-        if self._waiting and (ticket := self._next_in_line(now)):
-            self._grant(ticket, slot, source, now)
+        if now >= self.line.due:
+            self._expire_line(now)
+        if self._waiting:
+            self._grant(self._waiting.popitem(last=False)[1], slot, source, now)
         elif len(self._idle) >= self.idle_limit():
             self._close(slot, CloseReason.EXCESS, now)
         else:
@@ -176,12 +181,6 @@ class Supply(Generic[C]):
         ticket.source = source
         self._granted[ticket.id] = ticket
         ticket.wake()
-
-    def _next_in_line(self, now: float) -> Ticket[C] | None:
-        """Take the longest waiter whose deadline has not passed."""
-        if now >= self.line.due:
-            self._expire_line(now)
-        return self.line.pop() if self._waiting else None
 
     def _take_idle(self, now: float) -> Slot[C] | None:
         """Take the idle connection used last, closing those past their life."""

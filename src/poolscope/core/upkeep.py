@@ -152,7 +152,7 @@ class Upkeep(Supply[C]):
         for slot in self.places.slots.copy():
             if slot.state is CLOSING:
                 self.disconnected(slot, now)
-        self._chores = NOTHING
+        self.owed = NOTHING
         self.due = math.inf
 
     @property

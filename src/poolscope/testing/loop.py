@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -41,6 +42,24 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Return the virtual time in seconds."""
         return self.now
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[..., Any],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Call back at that time, and never a rounding error before it.
+
+        asyncio is content when a timer rings up to its clock's resolution too early: a real clock
+        goes on by itself, but whoever waits for the rest here would wait for ever.
+        """
+        return super().call_at(when, self._ring, when, callback, *args, context=context)
+
+    def _ring(self, when: float, callback: Callable[..., Any], *args: Any) -> None:
+        self.now = max(self.now, when)
+        callback(*args)
 
 
 def clock() -> float:
