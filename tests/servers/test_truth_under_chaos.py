@@ -24,7 +24,7 @@ SECONDS = float(os.environ.get("POOLSCOPE_CHAOS_SECONDS") or ("60" if "CI" in os
 SIZE = 8
 WORKERS = 24
 MOMENTS = 100
-LINGER = 3.0
+LINGER = 1.0
 """Seconds a server process may need to see that its client has hung up."""
 
 APPLICATION = "poolscope-chaos"
@@ -32,8 +32,16 @@ OURS = "select pid from pg_stat_activity where application_name = $1"
 KILL = "select pg_terminate_backend($1, 1000)"
 ASK = "select $1::text, pg_sleep($2)"
 
-# What a client may hear of a server that is killed or restarted under it.
-TROUBLE = (OSError, EOFError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+# What a client may hear of a server that is killed or restarted under it. The last comes when it
+# has read the server's farewell, and not yet the end of the stream.
+TROUBLE = (
+    OSError,
+    EOFError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 Connection = asyncpg.Connection
 
@@ -125,7 +133,8 @@ class Chaos:
         limit = self.random.expovariate(20) if self.random.random() < 0.3 else None
         tag = secrets.token_hex()
         try:
-            async with asyncio.timeout(limit), self.pool.connection() as connection:
+            patience = self.random.choice([0.01, 5.0])
+            async with asyncio.timeout(limit), self.pool.connection(patience) as connection:
                 answer = await connection.fetchrow(ASK, tag, self.random.expovariate(50))
         except PoolError as error:
             return type(error).__name__
@@ -262,3 +271,68 @@ def test_the_pool_tells_the_truth_about_a_server_that_is_killed_and_restarted() 
     seed = random.SystemRandom().getrandbits(32)
     with PostgresServer() as server:
         run(scenario(server))
+
+
+async def ask(pool: ConnectionPool[Connection], pause: float) -> None:
+    """Ask twice in a transaction, and fail over an answer that was meant for somebody else."""
+    async with pool.connection() as connection:
+        assert not connection.is_in_transaction()
+        async with connection.transaction():
+            for _ in range(2):
+                tag = secrets.token_hex()
+                assert (await connection.fetchrow(ASK, tag, pause))[0] == tag
+
+
+async def strike_at_random(
+    pool: ConnectionPool[Connection], rng: random.Random, strike: Callable[..., Awaitable[bool]]
+) -> Counter[bool]:
+    """Let ten callers ask again and again, some of them struck; count how many were."""
+
+    async def caller() -> None:
+        for _ in range(50):
+            chance = rng.random() < 0.5
+            delay = rng.uniform(0, 0.01) if chance else None
+            struck[await strike(ask(pool, rng.expovariate(500)), delay)] += 1
+
+    struck: Counter[bool] = Counter()
+    await asyncio.gather(*(caller() for _ in range(10)))
+    return struck
+
+
+async def by_cancelling(question: Awaitable[None], delay: float | None) -> bool:
+    task = asyncio.ensure_future(question)
+    if delay is not None:
+        await asyncio.sleep(delay)
+        task.cancel()
+    await asyncio.wait({task})
+    return task.cancelled() or bool(task.result())
+
+
+async def by_timeout(question: Awaitable[None], delay: float | None) -> bool:
+    try:
+        async with asyncio.timeout(delay):
+            await question
+    except TimeoutError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("strike", [by_cancelling, by_timeout])
+@pytest.mark.parametrize("reset", [None, Connection.reset], ids=["without reset", "with reset"])
+def test_a_connection_interrupted_in_a_query_is_never_lent_dirty(
+    postgres: PostgresServer,
+    reset: Callable[[Connection], Awaitable[None]] | None,
+    strike: Callable[..., Awaitable[bool]],
+) -> None:
+    async def scenario() -> None:
+        settings = ConnectionPoolSettings(min_size=0, max_size=3)
+        async with ConnectionPool(
+            lambda: asyncpg.connect(postgres.dsn, ssl=False), settings, reset_func=reset
+        ) as pool:
+            struck = await strike_at_random(pool, random.Random(seed), strike)
+        assert struck[True] > 20
+        assert struck[False] > 20
+
+    seed = random.SystemRandom().getrandbits(32)
+    print(f"seed {seed}")
+    run(scenario())
