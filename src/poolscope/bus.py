@@ -16,7 +16,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from poolscope.buffer import Buffer
-from poolscope.events import EVENT_TYPES, Event, SubscriberFailed
+from poolscope.events import (
+    EVENT_TYPES,
+    ConnectionAcquired,
+    ConnectionRequested,
+    Event,
+    SubscriberFailed,
+)
 
 logger = logging.getLogger("poolscope")
 
@@ -143,6 +149,8 @@ class EventBus:
         """Make a bus nobody listens to."""
         self.hooks: dict[type[Event], tuple[Tap, ...]] = dict.fromkeys(EVENT_TYPES, ())
         """What to call for each event type. The mapping stays the same object for ever."""
+        self.request_hooks: tuple[tuple[Tap, ...], tuple[Tap, ...]] = ((), ())
+        """`hooks` of ConnectionRequested and ConnectionAcquired, for those in a hurry."""
         self.failures = 0
         """How often a subscriber of this bus raised."""
         self.owner: Callable[[], Owner | None] = _nobody
@@ -220,6 +228,7 @@ class EventBus:
             taps = tuple(s.taps[kind] for s in everyone if kind in s.taps)
             handlers = tuple(s for s in everyone if s.call is not None and kind in s.kinds)
             self.hooks[kind] = (*taps, _builder(kind, handlers)) if handlers else taps
+        self.request_hooks = (self.hooks[ConnectionRequested], self.hooks[ConnectionAcquired])
         for child in tuple(self._children or ()):
             child._compile()
 

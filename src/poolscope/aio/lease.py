@@ -57,12 +57,13 @@ class Lease(Ticket[C], Generic[C]):
             driver.weed_out()
         now = driver.clock()
         if driver.core.request(self, now, self.timeout):
-            hooks, id_ = driver.hooks, self.id
-            if hooks[ConnectionRequested]:
-                driver.bus.publish(ConnectionRequested, driver.name, now, id_)
-            name = self.slot.connection_id  # type: ignore[union-attr]
-            for hook in hooks[ConnectionAcquired]:
+            slot: Slot[C] = self.slot  # type: ignore[assignment]
+            requested, acquired = driver.bus.request_hooks
+            if requested:
+                driver.bus.publish(ConnectionRequested, driver.name, now, self.id)
+            for hook in acquired:
                 try:
+                    id_, name = self.id, slot.connection_id
                     hook(driver.name, now, id_ + 1, id_, 0.0, _IDLE, name)
                 except BaseException as error:
                     driver.bus.report(hook, ConnectionAcquired, error)
@@ -83,7 +84,7 @@ class Lease(Ticket[C], Generic[C]):
                 driver.publish()
             if self.error is not None:
                 driver.refuse(self)
-        slot: Slot[C] = self.slot  # type: ignore[assignment]
+            slot = self.slot  # type: ignore[assignment]
         frame = _getframe(1)
         slot.holder = task
         slot.site = frame.f_code
