@@ -4,40 +4,26 @@ from __future__ import annotations
 
 import os
 import warnings
-import weakref
 from asyncio import AbstractEventLoop, Task, current_task, get_running_loop
-from collections.abc import Callable
 from contextvars import copy_context
 from sys import is_finalizing
 from threading import get_ident
 from typing import Any
 
-from poolscope.aio.connector import Connector, terminate
+from poolscope import registry
+from poolscope.aio.connector import terminate
 from poolscope.aio.engine import Engine
 from poolscope.aio.jobs import Jobs
-from poolscope.bus import EventBus
 from poolscope.core.slot import C
 from poolscope.errors import WrongLoopError
 from poolscope.events import CloseReason, Misuse
-from poolscope.metrics import ConnectionPoolMetrics
-from poolscope.settings import ConnectionPoolSettings
 
 
 class Binding(Engine[C]):
     """Binds the engine to the loop it is first used on, and leaves loops and parents behind."""
 
-    def __init__(
-        self,
-        settings: ConnectionPoolSettings,
-        connector: Connector[C],
-        bus: EventBus,
-        clock: Callable[[], float],
-        metrics: ConnectionPoolMetrics,
-    ) -> None:
-        """Make an engine that is not yet bound to a loop."""
-        self._forked = False
-        super().__init__(settings, connector, bus, clock, metrics)
-        _bindings.add(self)
+    _forked = False
+    """This is a child process, and what is here belongs to the parent."""
 
     def bind(self) -> Task[Any] | None:
         """Make sure that the pool runs on the loop running here; return the current task.
@@ -120,15 +106,15 @@ class Binding(Engine[C]):
         )
 
 
-_bindings: weakref.WeakSet[Binding[Any]] = weakref.WeakSet()
 _inherited: list[object] = []
 """Connections of a parent process. Closing them here would speak on the parent's sockets."""
 
 
 def _after_fork_in_child() -> None:
-    for binding in tuple(_bindings):
-        binding._forked = True
-        binding.thread = 0
+    for source in registry.live():
+        if isinstance(source, Binding):
+            source._forked = True
+            source.thread = 0
 
 
 if hasattr(os, "register_at_fork"):

@@ -55,6 +55,7 @@ class Engine(Generic[C]):
         self.hooks = bus.hooks
         self.clock = clock
         self.timeout = self.settings.acquire_timeout
+        self.resets = connector.reset_func is not None
         self.loop: AbstractEventLoop | None = None
         self.thread = 0
         """The thread the loop runs in; 0 while bound to none."""
@@ -64,6 +65,8 @@ class Engine(Generic[C]):
         self._alarm_at = math.inf
         self._publishing = False
         self._watchers: list[Future[None]] = []
+        self._resetting: dict[int, None] = {}
+        """Leases whose callers have given back, and whose reset is under way."""
         self.jobs: Jobs
         self.core: PoolCore[C]
         with registry.naming:

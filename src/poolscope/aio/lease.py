@@ -47,8 +47,7 @@ class Lease(Ticket[C], Generic[C]):
     async def __aenter__(self) -> C:
         """Acquire a connection; `ConnectionPool.connection` names the errors.
 
-        This is the path every request takes, so it calls as little as it can where an idle
-        connection is there; and whoever waits does so here, in one coroutine, to take little room.
+        Every request takes this path, so it calls little; and all wait in this one coroutine.
         """
         driver = self.driver
         if get_ident() != driver.thread or (task := current_task(driver.loop)) is None:

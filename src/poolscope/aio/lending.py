@@ -5,41 +5,23 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
 from poolscope.aio.binding import Binding
-from poolscope.aio.connector import Connector
 from poolscope.aio.lease import Lease, doubt
-from poolscope.bus import EventBus
 from poolscope.core.slot import IN_USE, C, Slot
 from poolscope.events import (
     CloseReason,
     ConnectionReleased,
     Misuse,
 )
-from poolscope.metrics import ConnectionPoolMetrics
-from poolscope.settings import ConnectionPoolSettings
 
 logger = logging.getLogger("poolscope")
 
 
 class Lending(Binding[C]):
     """Carries requests and leases from callers to the core and back."""
-
-    def __init__(
-        self,
-        settings: ConnectionPoolSettings,
-        connector: Connector[C],
-        bus: EventBus,
-        clock: Callable[[], float],
-        metrics: ConnectionPoolMetrics,
-    ) -> None:
-        """Make a driver that is not yet bound to a loop."""
-        super().__init__(settings, connector, bus, clock, metrics)
-        self.resets = connector.reset_func is not None
-        self._resetting: dict[int, None] = {}
 
     # Requests
 
