@@ -125,7 +125,6 @@ class ConnectionPool(Generic[C]):
         """
         lease: Lease[C] = Lease()
         lease.slot = None
-        lease.future = None
         lease.driver = driver = self._driver
         lease.timeout = driver.timeout if timeout is None else _checked(timeout)
         return lease
@@ -170,14 +169,19 @@ class ConnectionPool(Generic[C]):
 
         Raises:
             ValueError: as ConnectionPoolSettings.
+            PoolClosedError: the pool is closed.
         """
-        self._driver.bind()
+        self._driver.require_open()
         self._driver.core.resize(min_size, max_size, self._driver.clock())
         self._driver.pump()
 
     async def drain(self) -> None:
-        """Replace all connections: idle ones are closed now, others when they are given back."""
-        self._driver.bind()
+        """Replace all connections: idle ones are closed now, others when they are given back.
+
+        Raises:
+            PoolClosedError: the pool is closed.
+        """
+        self._driver.require_open()
         self._driver.core.drain(self._driver.clock())
         self._driver.pump()
 

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from poolscope import ConnectionPool, PoolClosedError, ReleaseError, WrongLoopError
+from poolscope import ConnectionPool, PoolClosedError, PoolError, ReleaseError, WrongLoopError
 from poolscope.events import ConnectionReleased, Misuse, MisuseDetected
 from poolscope.testing import Ledger, run_virtual
 from tests.behaviour.bench import bench, ticks
@@ -140,6 +140,18 @@ def test_a_pool_left_open_by_a_closed_loop_serves_the_next_one():
     assert Connection.open == 0
 
 
+def test_a_lease_can_be_entered_once():
+    async def main():
+        async with bench() as b:
+            lease = b.pool.connection()
+            async with lease:
+                with pytest.raises(PoolError, match="can be entered once"):
+                    await lease.__aenter__()
+            assert b.pool.pool_size == 1
+
+    run_virtual(main())
+
+
 def test_a_closed_pool_refuses_and_says_so():
     async def main():
         async with bench() as b:
@@ -149,7 +161,8 @@ def test_a_closed_pool_refuses_and_says_so():
         with pytest.raises(RuntimeError):
             async with b.pool.connection():
                 pass
-        with pytest.raises(PoolClosedError):
-            await b.pool.initialize()
+        for refused in (b.pool.initialize, b.pool.drain, lambda: b.pool.resize(1, 2)):
+            with pytest.raises(PoolClosedError):
+                await refused()
 
     run_virtual(main())

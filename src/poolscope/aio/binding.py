@@ -14,6 +14,7 @@ from poolscope import registry
 from poolscope.aio.connector import terminate
 from poolscope.aio.engine import Engine
 from poolscope.aio.jobs import Jobs
+from poolscope.core import verdicts
 from poolscope.core.slot import C
 from poolscope.errors import WrongLoopError
 from poolscope.events import CloseReason, Misuse
@@ -36,7 +37,7 @@ class Binding(Engine[C]):
         except RuntimeError:
             raise WrongLoopError(
                 f"pool {self.name!r} needs a running asyncio event loop, and none runs in this "
-                "thread. Await its methods from a coroutine; use SyncConnectionPool in threads."
+                "thread. Await its methods from a coroutine, under asyncio.run() or your framework."
             ) from None
         if self._forked:
             self._leave_parent()
@@ -50,6 +51,12 @@ class Binding(Engine[C]):
             self._complain(loop)
         self.thread = get_ident()
         return current_task()
+
+    def require_open(self) -> None:
+        """Bind, and refuse what makes no sense on a closed pool."""
+        self.bind()
+        if self.core.state != "open":
+            raise verdicts.closed(self.stats())
 
     def _settle(self, loop: AbstractEventLoop) -> None:
         self.loop = loop

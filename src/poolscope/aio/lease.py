@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic
 
 from poolscope.core.slot import C, Slot
 from poolscope.core.ticket import Ticket
-from poolscope.errors import ReleaseError
+from poolscope.errors import PoolError, ReleaseError
 from poolscope.events import (
     AcquireSource,
     CloseReason,
@@ -32,17 +32,17 @@ class Lease(Ticket[C], Generic[C]):
     It has no `__init__`: `ConnectionPool.connection` fills it in, which saves a call.
     """
 
-    __slots__ = ("checking", "driver", "future", "timeout")
+    __slots__ = ("checking", "driver", "timeout")
 
     driver: Lending[C]
-    timeout: float
-    future: asyncio.Future[None] | None
+    timeout: float | None
+    waker: asyncio.Future[None] | None
     checking: bool
 
     def wake(self) -> None:
         """Let the caller go on, if it still waits."""
-        if self.future is not None and not self.future.done():
-            self.future.set_result(None)
+        if self.waker is not None and not self.waker.done():
+            self.waker.set_result(None)
 
     async def __aenter__(self) -> C:
         """Acquire a connection; `ConnectionPool.connection` names the errors.
@@ -55,7 +55,10 @@ class Lease(Ticket[C], Generic[C]):
         if driver.plain_check is not None:
             driver.weed_out()
         now = driver.clock()
-        if driver.core.request(self, now, self.timeout):
+        timeout, self.timeout = self.timeout, None
+        if timeout is None:
+            raise PoolError("a lease can be entered once; call pool.connection() for another")
+        if driver.core.request(self, now, timeout):
             slot: Slot[C] = self.slot  # type: ignore[assignment]
             requested, acquired = driver.bus.request_hooks
             if requested:
@@ -71,23 +74,20 @@ class Lease(Ticket[C], Generic[C]):
             try:
                 driver.pump(now)
                 if self.slot is None and self.error is None:
-                    self.future = driver.loop.create_future()  # type: ignore[union-attr]
-                    await self.future
+                    self.waker = driver.loop.create_future()  # type: ignore[union-attr]
+                    await self.waker
                 if driver.core.checks:
                     await driver.validate(self)
             except BaseException as error:
                 driver.withdraw(self, error)
                 raise
-            driver.core.conclude(self, driver.clock())
-            if driver.core.journal.outbox:
-                driver.publish()
-            if self.error is not None:
+            refused = driver.core.conclude(self, driver.clock())
+            driver.publish()
+            if refused:
                 driver.refuse(self)
             slot = self.slot  # type: ignore[assignment]
         frame = _getframe(1)
-        slot.holder = task
-        slot.site = frame.f_code
-        slot.instruction = frame.f_lasti
+        slot.holder, slot.site, slot.instruction = task, frame.f_code, frame.f_lasti
         return slot.connection  # type: ignore[return-value]
 
     async def __aexit__(

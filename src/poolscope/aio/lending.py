@@ -37,8 +37,8 @@ class Lending(Binding[C]):
             core.reject(lease, self.clock(), failure)
             self.pump()
             if lease.slot is None and lease.error is None:
-                lease.future = self.loop.create_future()
-                await lease.future
+                lease.waker = self.loop.create_future()
+                await lease.waker
 
     def withdraw(self, lease: Lease[C], error: BaseException) -> None:
         """Give up a request: nothing that was granted is lost, it goes on to the next."""
@@ -46,10 +46,10 @@ class Lending(Binding[C]):
         self.pump()
 
     def refuse(self, lease: Lease[C]) -> NoReturn:
-        """Raise the error a request was settled with."""
+        """Raise the error with which a request was settled."""
         verdict, lease.error = lease.error, None
+        assert verdict is not None
         try:
-            assert verdict is not None
             raise verdict
         finally:
             del verdict  # its traceback knows this frame

@@ -62,6 +62,7 @@ class PoolCore(Upkeep[C]):
         """Grant, refuse, or let wait. Nobody passes those already in line."""
         ticket.slot = None
         ticket.error = None
+        ticket.waker = None
         ticket.deadline = now + timeout
         ticket.round = self.backoff.round
         limit = self.settings.max_waiting
@@ -79,8 +80,11 @@ class PoolCore(Upkeep[C]):
             if ticket.deadline < self.due:
                 self.due = ticket.deadline
 
-    def conclude(self, ticket: Ticket[C], now: float) -> None:
-        """Say that the caller has its answer: this is the request's one outcome."""
+    def conclude(self, ticket: Ticket[C], now: float) -> bool:
+        """Say that the caller has its answer: this is the request's one outcome.
+
+        True if it was refused.
+        """
         wait = now - ticket.requested_at
         record = self.journal.record
         if slot := ticket.slot:
@@ -90,13 +94,14 @@ class PoolCore(Upkeep[C]):
             record(ConnectionAcquired, now, id_, wait, source, slot.connection_id)
             if self.backoff.distrust and source is AcquireSource.NEW:
                 self.backoff.succeeded()
-            return
+            return False
         self._refused -= 1
         error = ticket.error
         if ticket.reason is FailureReason.TIMEOUT and error is not None:
             record(AcquireTimedOut, now, ticket.id, wait, error.stats, error.__cause__)
         else:
             record(AcquireFailed, now, ticket.id, wait, ticket.reason, error)
+        return True
 
     def withdraw(
         self, ticket: Ticket[C], now: float, error: BaseException, *, dirty: bool = False

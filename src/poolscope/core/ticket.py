@@ -14,7 +14,17 @@ from poolscope.events import AcquireSource, FailureReason
 class Ticket(Generic[C]):
     """One request. The core settles it once: with a slot, or with an error and its reason."""
 
-    __slots__ = ("deadline", "error", "id", "reason", "requested_at", "round", "slot", "source")
+    __slots__ = (
+        "deadline",
+        "error",
+        "id",
+        "reason",
+        "requested_at",
+        "round",
+        "slot",
+        "source",
+        "waker",
+    )
 
     id: int
     requested_at: float
@@ -24,6 +34,9 @@ class Ticket(Generic[C]):
     source: AcquireSource
     error: PoolError | None
     reason: FailureReason
+
+    waker: Any
+    """The driver's own: what wakes the caller, None while it does not sleep."""
 
     def wake(self) -> None:
         """Tell the caller that the ticket is settled. Drivers override it; it only sets a flag."""
