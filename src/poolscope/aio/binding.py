@@ -40,7 +40,7 @@ class Binding(Engine[C]):
                 "thread. Await its methods from a coroutine, under asyncio.run() or your framework."
             ) from None
         if self._forked:
-            self._leave_parent()
+            self._begin_in_child()
         elif self.loop is not None and self.loop is not loop and self.loop.is_closed():
             self._leave_loop()
         if self.core.state in ("closing", "closed"):
@@ -86,13 +86,24 @@ class Binding(Engine[C]):
         self.loop = None
         self.publish()
 
-    def _leave_parent(self) -> None:
-        """Begin anew in a child process, without a word on the parent's connections."""
-        self._forked = False
+    def leave_parent(self) -> None:
+        """Forget the parent's connections in a child process, without a word on their sockets.
+
+        What is to be told of it is published when the child uses the pool: subscribers may hold
+        locks that nobody in this process will release.
+        """
+        self._forked = True
         _inherited.extend(slot.connection for slot in self.core.places.slots)
         error = RuntimeError("this process was forked from the one that used the pool")
-        self.core.abandon(CloseReason.FORKED, error, self.clock())
-        self.loop = None
+        try:
+            self.core.abandon(CloseReason.FORKED, error, self.clock())
+        except Exception:  # another thread was in the middle of a decision
+            self.renew()
+        self.loop, self.thread = None, 0
+        self.metrics.reset()
+
+    def _begin_in_child(self) -> None:
+        self._forked = False
         self.publish()
         self.metrics.reset()
 
@@ -120,8 +131,7 @@ _inherited: list[object] = []
 def _after_fork_in_child() -> None:
     for source in registry.live():
         if isinstance(source, Binding):
-            source._forked = True
-            source.thread = 0
+            source.leave_parent()
 
 
 if hasattr(os, "register_at_fork"):

@@ -186,6 +186,8 @@ class Engine(Generic[C]):
     # `finally`. So how a task ended is noted by callbacks, which always run.
 
     def _connect_ended(self, core: PoolCore[C], slot: Slot[C], task: Task[C]) -> None:
+        if slot.holder is not task:
+            return  # of a parent process, or of a loop that was left
         now = self.clock()
         if task.cancelled():
             core.connect_failed(slot, CancelledError(), now, abandoned=True)
@@ -202,6 +204,8 @@ class Engine(Generic[C]):
     def _close_ended(
         self, core: PoolCore[C], slot: Slot[C], task: Task[BaseException | None]
     ) -> None:
+        if slot.holder is not task:
+            return
         now = self.clock()
         name, connection = slot.connection_id, slot.connection
         core.disconnected(slot, now)
