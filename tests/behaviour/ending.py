@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from poolscope import ConnectionPool, ConnectionPoolSettings
 from poolscope.testing import Ledger
-from poolscope.testing.ledger import never
+from poolscope.testing.ledger import fail, never, slow
 
 ledger = Ledger()
 kept: list[object] = []
@@ -39,6 +39,11 @@ def end() -> NoReturn:
 async def hold(seconds: float = 100.0) -> None:
     async with pool.connection():
         await asyncio.sleep(seconds)
+
+
+async def ask() -> None:
+    async with pool.connection() as connection:
+        await connection.fetchval("select pg_sleep(100)")
 
 
 async def crowd() -> None:
@@ -106,6 +111,18 @@ async def closing() -> None:
     await asyncio.sleep(0.1)
 
 
+async def interrupted() -> None:
+    """Nobody knows what state the connections are in, and closing them takes its time."""
+    ledger.script("reset", [fail()] * 9)
+    ledger.script("close", [slow(0.3)] * 9)
+    await waited_for()
+
+
+async def asking() -> None:
+    kept.extend(asyncio.create_task(ask()) for _ in range(9))
+    await asyncio.sleep(0.3)
+
+
 def used_on_two_loops_in_turn() -> None:
     asyncio.run(hold(0))
     asyncio.run(waited_for())
@@ -128,6 +145,7 @@ WAYS: tuple[Callable[[], Awaitable[None] | None], ...] = (
     validating,
     resetting,
     closing,
+    interrupted,
     used_on_two_loops_in_turn,
     heard_by_a_slow_subscriber,
 )

@@ -15,7 +15,16 @@ from collections import Counter
 from poolscope import ConnectionPool, ConnectionPoolSettings
 from poolscope.testing import Replay
 
-MOMENTS = ("unopened", "idle", "in_use", "waited_for", "opening", "validating", "resetting", "closing")
+MOMENTS = (
+    "unopened",
+    "idle",
+    "in_use",
+    "waited_for",
+    "opening",
+    "validating",
+    "resetting",
+    "closing",
+)
 
 serials = itertools.count()
 kept: list[asyncio.Task[None]] = []
@@ -98,13 +107,21 @@ def fork() -> int:
     return child
 
 
-async def wait_for(child: int) -> None:
-    """Go on until the child has ended; leave with its status."""
-    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+def lives(child: int) -> bool:
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
+def status_of(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+async def go_on_beside(child: int) -> None:
+    """Use the pool until the child has ended; leave with its status."""
+    while lives(child):
         await use_much()
     await pool.close()
     replay.check(pool.stats())
-    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    sys.exit(status_of(child))
 
 
 async def get_busy(moment: str) -> None:
@@ -123,12 +140,12 @@ async def fork_when_busy(moment: str) -> None:
     child = fork()
     delays.clear()
     await asyncio.gather(*kept)
-    await wait_for(child)
+    await go_on_beside(child)
 
 
 def fork_between_runs() -> None:
     child = fork()
-    asyncio.run(wait_for(child))
+    asyncio.run(go_on_beside(child))
 
 
 if __name__ == "__main__":
