@@ -1,5 +1,6 @@
 """Programs that end, or fork, while their pool is busy: quickly, in silence, and without harm."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from poolscope import ConnectionPool, ConnectionPoolSettings
 from poolscope.testing import FakeConnection, Ledger, Replay
+from poolscope.testing.ledger import never
 from poolscope.testing.postgres import PostgresServer
 from tests.behaviour.ending import WAYS
 from tests.behaviour.forking import MOMENTS
@@ -68,24 +70,55 @@ def test_the_numbers_of_a_forked_child_start_at_zero(moment: str, tmp_path: Path
     assert used == [30, 30, 3, 3]
 
 
+def make_pool(ledger: Ledger, replay: Replay) -> ConnectionPool[FakeConnection]:
+    settings = ConnectionPoolSettings(min_size=2, max_size=3)
+    hooks = (ledger.validate, ledger.close)
+    pool = ConnectionPool(ledger.open, settings, *hooks, reset_func=ledger.reset)
+    pool.bus.subscribe(replay)
+    return pool
+
+
 def test_a_pool_can_be_used_on_one_loop_after_the_other() -> None:
-    async def use_and_leave_open() -> None:
+    async def use(*, and_close: bool = False) -> None:
+        await pool.initialize()
         async with pool.connection() as connection:
             await connection.execute()
         replay.check(pool.stats())
-
-    async def use_and_close() -> None:
-        await use_and_leave_open()
         assert len(ledger.open_connections) == pool.stats().size
-        await pool.close()
-        replay.check(pool.stats())
+        if and_close:
+            await pool.close()
 
     ledger, replay = Ledger(), Replay()
-    pool: ConnectionPool[FakeConnection] = ConnectionPool(
-        ledger.open, ConnectionPoolSettings(min_size=2), close_func=ledger.close
-    )
-    pool.bus.subscribe(replay)
-    run(use_and_leave_open())
-    run(use_and_leave_open())
+    pool = make_pool(ledger, replay)
+    run(use())
+    run(use())
+    run(use(and_close=True))
+    ledger.audit()
+
+
+@pytest.mark.parametrize("hook", ["open", "validate", "reset", "close"])
+def test_a_pool_can_be_used_on_the_next_loop_whatever_the_last_one_was_doing(hook: str) -> None:
+    async def use() -> None:
+        async with pool.connection() as connection:
+            await connection.execute()
+
+    async def leave_in_the_midst() -> None:
+        await pool.initialize()
+        ledger.script(hook, [never] * 9)
+        kept.extend(asyncio.create_task(use()) for _ in range(9))
+        await pool.drain()
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def use_and_close() -> None:
+        await asyncio.gather(*(use() for _ in range(9)))
+        replay.check(pool.stats())
+        await pool.close()
+
+    kept: list[asyncio.Task[None]] = []
+    ledger, replay = Ledger(), Replay()
+    pool = make_pool(ledger, replay)
+    asyncio.run(leave_in_the_midst())
+    ledger.scripts[hook].clear()
     run(use_and_close())
     ledger.audit()

@@ -6,9 +6,10 @@ import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class DeadlockError(AssertionError):
@@ -46,8 +47,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def call_at(
         self,
         when: float,
-        callback: Callable[..., Any],
-        *args: Any,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Call back at that time, and never a rounding error before it.
@@ -57,7 +58,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """
         return super().call_at(when, self._ring, when, callback, *args, context=context)
 
-    def _ring(self, when: float, callback: Callable[..., Any], *args: Any) -> None:
+    def _ring(self, when: float, callback: Callable[[*Ts], object], *args: *Ts) -> None:
         self.now = max(self.now, when)
         callback(*args)
 
