@@ -55,7 +55,8 @@ class ConnectionPool(Generic[C]):
     ) -> None:
         """Make a pool. It opens with `initialize()`, or with the first acquire."""
         if settings is not None and not isinstance(settings, ConnectionPoolSettings):
-            raise ValueError(f"settings must be ConnectionPoolSettings: got {settings!r}")
+            kind = type(settings).__name__
+            raise ValueError(f"settings must be ConnectionPoolSettings: got a {kind}")
         connector = Connector(factory, validate_func, close_func, reset_func)
         self._driver: Driver[C] = Driver(
             settings or ConnectionPoolSettings(),

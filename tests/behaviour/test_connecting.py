@@ -221,6 +221,26 @@ def test_what_cannot_be_called_is_refused_when_the_pool_is_made(name):
         ConnectionPool(**arguments)
 
 
+@pytest.mark.parametrize("place", ["factory", "settings", "validate_func"])
+def test_a_dsn_given_by_mistake_is_not_shown(place):
+    arguments = {"factory": object, place: "postgresql://user:canary@host/db"}
+    with pytest.raises(ValueError, match="got a str") as caught:
+        ConnectionPool(**arguments)
+    assert "canary" not in str(caught.value)
+
+
+def test_a_password_in_the_drivers_error_is_in_no_text_of_ours():
+    async def main():
+        async with bench(retry_limit=0, name="orders") as b:
+            b.ledger.script("open", [fail(OSError("postgresql://user:canary@host/db"))] * 2)
+            with pytest.raises(ConnectFailedError) as caught:
+                await b.pool.acquire()
+            texts = [str(caught.value), repr(caught.value), repr(b.pool), str(b.pool.stats())]
+            assert "canary" not in "".join(texts) + b.pool.get_metrics().to_json()
+
+    run_virtual(main())
+
+
 def test_min_size_is_kept_up_after_connections_die():
     async def main():
         async with bench(min_size=2, max_size=3) as b:

@@ -29,13 +29,14 @@ class Connector(Generic[C]):
     def __post_init__(self) -> None:
         """Refuse what cannot be called, before any connection is lost over it."""
         if not callable(self.factory):
-            raise ValueError(
-                f"factory must be a function that opens a connection: got {self.factory!r}"
-            )
+            # Never its value: somebody may have given the DSN, and its password, by mistake.
+            kind = type(self.factory).__name__
+            raise ValueError(f"factory must be a function that opens a connection: got a {kind}")
         for name in ("validate_func", "close_func", "reset_func"):
             function = getattr(self, name)
             if function is not None and not callable(function):
-                raise ValueError(f"{name} must be callable or None: got {function!r}")
+                kind = type(function).__name__
+                raise ValueError(f"{name} must be callable or None: got a {kind}")
 
     @property
     def plain_check(self) -> Function[C] | None:

@@ -73,7 +73,8 @@ class Jobs:
         if not inspect.isawaitable(result):
             return result
         task = self.start(result if inspect.iscoroutine(result) else _as_coroutine(result))
-        self._calls[lease] = task
+        if lease:
+            self._calls[lease] = task
         try:
             await asyncio.wait({task}, timeout=None if limit == math.inf else max(0.0, limit))
         except BaseException:
@@ -81,8 +82,7 @@ class Jobs:
             self._give_up(task, late)
             raise
         finally:
-            if self._calls.get(lease) is task:
-                del self._calls[lease]
+            self._calls.pop(lease, None)
         if not task.done():
             self._give_up(task, late)
             raise TimeoutError(f"{_name(function)} did not return within {limit:.2f} s")
@@ -92,9 +92,8 @@ class Jobs:
 
     def cancel_calls(self) -> None:
         """Cancel whatever is at work on a lease."""
-        for lease, task in self._calls.items():
-            if lease:
-                task.cancel()
+        for task in self._calls.values():
+            task.cancel()
 
     def say_goodbye(
         self, closing: Coroutine[Any, Any, Any], terminate: Callable[[], object]
