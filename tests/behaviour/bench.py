@@ -21,8 +21,7 @@ class Bench:
         self.pool: ConnectionPool[FakeConnection] = ConnectionPool(
             ledger.open,
             ConnectionPoolSettings(**(defaults | settings)),
-            clock=self.now,
-            **{"close_func": ledger.close, **functions},
+            **{"close_func": ledger.close, "clock": self.now, **functions},
         )
         self.pool.bus.subscribe(self.replay)
 

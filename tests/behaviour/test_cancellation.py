@@ -331,7 +331,8 @@ def closer(scene: Scene, hooks: Mapping[str, str] = FINE) -> Callable[[Victim], 
         stage = Stage(hooks)
         outcome = await play(stage, scene, close, victim)
         await stage.pool.close()
-        assert stage.pool.stats().state == "closed"
+        assert (stage.pool.stats().state, stage.pool.stats().size) == ("closed", 0)
+        stage.ledger.audit()
         assert asyncio.get_running_loop().time() < 1 + 3 + 4 + 6.1
         for other in stage.others:
             other.cancel()

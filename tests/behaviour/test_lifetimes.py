@@ -40,6 +40,26 @@ def test_idle_connections_beyond_min_size_are_closed_after_idle_timeout():
     run_virtual(main())
 
 
+def test_upkeep_that_fails_is_logged_and_goes_on(caplog):
+    async def main():
+        failures = [ValueError("the clock is broken")]
+
+        def clock():
+            if failures and loop.time() > 5:
+                raise failures.pop()
+            return loop.time()
+
+        loop = asyncio.get_running_loop()
+        async with bench(idle_timeout=10, functions={"clock": clock}) as b:
+            await b.hold(1)
+            await asyncio.sleep(15)
+            assert b.pool.pool_size == 0
+
+    run_virtual(main())
+    assert "upkeep of pool 'bench' failed; it goes on in a second" in caplog.text
+    caplog.clear()
+
+
 def test_a_connection_in_use_again_and_again_is_replaced_at_max_lifetime():
     async def main():
         async with bench(max_lifetime=100, max_size=1) as b:

@@ -112,6 +112,7 @@ class Storm:
                 await self.pool.resize(low, low + self.random.randint(1, 5))
         if self.closed_early:
             await self.pool.close(self.instant())
+            assert self.pool.stats().size == 0
         else:
             await self.pool.resize(0, SIZE)
 
