@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import sys
+import traceback
 from collections import Counter
 
 from poolscope import ConnectionPool, ConnectionPoolSettings
@@ -24,6 +25,7 @@ MOMENTS = (
     "validating",
     "resetting",
     "closing",
+    "unwound",
 )
 
 serials = itertools.count()
@@ -100,10 +102,12 @@ def fork() -> int:
         try:
             unused = numbers()
             print(json.dumps([unused, asyncio.run(live_as_child())]), flush=True)
-            os._exit(7)
-        finally:
-            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        except BaseException:
+            traceback.print_exc()
             os._exit(1)
+        if moment == "unwound":
+            sys.exit(7)  # through all that the parent was doing
+        os._exit(7)
     return child
 
 
@@ -125,7 +129,7 @@ async def go_on_beside(child: int) -> None:
 
 
 async def get_busy(moment: str) -> None:
-    delays[moment] = 100
+    delays["opening" if moment == "unwound" else moment] = 100
     if moment == "closing":
         await use(2)
         await pool.drain()

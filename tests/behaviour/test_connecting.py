@@ -128,6 +128,16 @@ def test_two_hundred_waiters_do_not_storm_a_server_that_is_down():
     run_virtual(main())
 
 
+def test_connects_that_fail_together_are_one_round():
+    async def main():
+        async with bench(max_size=4, max_connecting=4, retry_limit=1, acquire_timeout=60) as b:
+            b.ledger.script("open", [fail()] * 4)
+            await asyncio.gather(*(b.hold(1) for _ in range(4)))
+            assert [event.attempt for event in b.replay.of(ConnectFailed)] == [1] * 4
+
+    run_virtual(main())
+
+
 def test_never_more_than_max_connecting_at_once():
     async def main():
         async with bench(max_size=9, max_connecting=2) as b:
@@ -271,6 +281,25 @@ def test_validation_discards_dead_connections_and_hands_out_a_good_one():
             async with b.pool.connection() as connection:
                 assert connection.alive
             assert b.count(ConnectionClosed) == 2
+
+    run_virtual(main())
+
+
+def test_those_whose_connection_was_no_good_keep_their_order():
+    async def main():
+        ledger = Ledger()
+        functions = {"validate_func": ledger.validate}
+        async with bench(ledger=ledger, functions=functions, max_size=2, retry_delay=0) as b:
+            ledger.script("validate", [answer(False)] * 2)
+            served = []
+
+            async def ask(number):
+                async with b.pool.connection():
+                    served.append(number)
+                    await asyncio.sleep(1)
+
+            await asyncio.gather(*(ask(number) for number in range(4)))
+            assert served == [0, 1, 2, 3]
 
     run_virtual(main())
 

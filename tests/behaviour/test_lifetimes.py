@@ -136,6 +136,20 @@ def test_resize_takes_effect_at_once_and_closes_what_is_too_much():
     run_virtual(main())
 
 
+def test_a_smaller_pool_stays_smaller():
+    async def main():
+        async with bench(max_size=4) as b:
+            holders = [await b.holder(1) for _ in range(4)]
+            await b.pool.resize(0, 2)
+            await asyncio.gather(*holders)
+            await asyncio.sleep(1)
+            await asyncio.gather(*(b.hold(1) for _ in range(8)))
+            assert b.ledger.opened == 4
+            assert len(b.ledger.open_connections) == 2
+
+    run_virtual(main())
+
+
 def test_waiters_get_the_room_that_a_resize_makes():
     async def main():
         async with bench(max_size=1) as b, b.pool.connection():

@@ -45,7 +45,7 @@ class PoolCore(Upkeep[C]):
         ticket.id = sequence = journal.sequence + 1
         ticket.requested_at = now
         idle = self._idle
-        if idle and not self._waiting and not self.checks_idle:
+        if idle and not self.checks_idle:  # then nobody waits: an idle connection goes to the line
             slot = idle.pop()
             if slot.expires_at > now:
                 self.places.move(slot, IN_USE, now)
@@ -68,7 +68,7 @@ class PoolCore(Upkeep[C]):
         limit = self.settings.max_waiting
         if self.state != "open":
             self._refuse(ticket, verdicts.closed(self.stats(now)), FailureReason.CLOSED)
-        elif not self._waiting and (slot := self._take_idle(now)):
+        elif slot := self._take_idle(now):
             self._grant(ticket, slot, AcquireSource.IDLE, now)
         elif timeout <= 0:
             self._time_out(ticket, now)
