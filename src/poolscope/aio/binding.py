@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+import weakref
 from asyncio import AbstractEventLoop, Task, current_task, get_running_loop
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 from contextvars import copy_context
 from sys import is_finalizing
 from threading import get_ident
@@ -25,6 +28,8 @@ class Binding(Engine[C]):
 
     _forked = False
     """This is a child process, and what is here belongs to the parent."""
+    _sentinel: AsyncGenerator[None] | None = None
+    """What the loop tells that it is about to end."""
 
     def bind(self) -> Task[Any] | None:
         """Make sure that the pool runs on the loop running here; return the current task.
@@ -63,6 +68,9 @@ class Binding(Engine[C]):
         self.jobs = Jobs(loop, copy_context())
         self.forget_alarm()
         self._halted = False
+        self._sentinel = _watch(weakref.ref(self))
+        with suppress(StopIteration):  # begins it, here and now: it does not wait for anything
+            self._sentinel.__anext__().send(None)
         if self.core.state == "new":
             self.core.open(self.clock())
         self.pump()
@@ -83,8 +91,29 @@ class Binding(Engine[C]):
                 terminate(slot.connection)
         error = RuntimeError("the event loop of this pool was closed")
         self.core.abandon(CloseReason.BROKEN, error, self.clock())
+        if self._halted:  # by the end of that loop; nobody closed the pool
+            self.core.finish(self.clock())
+            self.renew()
         self.loop = None
         self.publish()
+
+    async def loop_ends(self) -> None:
+        """Leave nothing behind on a loop that is ending: no task, and no connection.
+
+        `asyncio.run` cancels all tasks once; what they then give back would start new ones.
+        """
+        self.halt()
+        self._halted = True
+        self.core.terminate(CloseReason.POOL_CLOSED, self.clock())
+        self.pump()
+        await self.jobs.cancel()
+
+    def dismiss_sentinel(self) -> None:
+        """Have the loop tell nothing any more."""
+        sentinel, self._sentinel = self._sentinel, None
+        if sentinel is not None:
+            with suppress(StopIteration, RuntimeError):
+                sentinel.aclose().send(None)
 
     def leave_parent(self) -> None:
         """Forget the parent's connections in a child process, without a word on their sockets.
@@ -94,6 +123,7 @@ class Binding(Engine[C]):
         """
         self._forked = True
         _inherited.extend(slot.connection for slot in self.core.places.slots)
+        _inherited.append(self._sentinel)
         error = RuntimeError("this process was forked from the one that used the pool")
         try:
             self.core.abandon(CloseReason.FORKED, error, self.clock())
@@ -124,8 +154,18 @@ class Binding(Engine[C]):
         )
 
 
+async def _watch(binding_ref: weakref.ref[Binding[Any]]) -> AsyncGenerator[None]:
+    """Wait, as an asynchronous generator does, for the loop to close what was left unfinished."""
+    try:
+        yield
+    finally:
+        binding = binding_ref()
+        if binding is not None and binding._sentinel is not None:
+            await binding.loop_ends()
+
+
 _inherited: list[object] = []
-"""Connections of a parent process. Closing them here would speak on the parent's sockets."""
+"""What is a parent process's. Closing it here would speak on the parent's sockets."""
 
 
 def _after_fork_in_child() -> None:

@@ -80,7 +80,7 @@ class Driver(Lending[C]):
             self._closer = self.jobs.start(self._close(timeout))
         if self._closer is not None:
             await asyncio.wait({self._closer})
-        if self.core.state == "new":
+        if self.core.state in ("new", "closing"):
             self._finish()
         registry.release(self.name, self)
 
@@ -112,6 +112,7 @@ class Driver(Lending[C]):
     def _finish(self) -> None:
         self.core.finish(self.clock())
         self.cancel_alarm()
+        self.dismiss_sentinel()
         self.pump()
 
 

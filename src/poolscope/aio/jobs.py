@@ -126,6 +126,13 @@ class Jobs:
                 break
             await asyncio.wait(left, timeout=None if rest == math.inf else rest)
 
+    async def cancel(self) -> None:
+        """Cancel all tasks, and those that this leads to, until none is left that listens."""
+        for _ in range(_STEPS_TO_END):
+            for task in self._tasks.keys() - {asyncio.current_task()}:
+                task.cancel()
+            await asyncio.sleep(0)
+
     async def settle(self) -> None:
         """Let what was cancelled end. What ignores that is not waited for."""
         for _ in range(_STEPS_TO_END):
