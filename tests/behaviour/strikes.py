@@ -7,6 +7,7 @@ what tasks of the pool do at that time.
 """
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
@@ -131,3 +132,23 @@ def in_virtual_time(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine in a loop that can strike."""
     with asyncio.Runner(loop_factory=StrikingLoop) as runner:
         runner.run(main)
+
+
+def sweep(
+    act: Callable[[Victim], Awaitable[None]], kinds: Sequence[Kind], *, every: int = 1
+) -> int:
+    """Act once for every moment, or pair of moments, there is time to strike; return how often."""
+    moments = list(range(1, len(kinds) + 1))
+    for times in itertools.count():
+        victim = Victim(kinds, moments)
+        try:
+            in_virtual_time(act(victim))
+        except BaseException as error:
+            error.add_note(f"struck by {' and '.join(kinds)} at moments {moments}")
+            raise
+        if not victim.strikes:
+            return times
+        moments[victim.strikes - 1] += every
+        for later in range(victim.strikes, len(kinds)):
+            moments[later] = moments[later - 1] + 1
+    raise AssertionError

@@ -22,10 +22,10 @@ STATUS = 7
 """What the programs end with."""
 
 
-def run_program(name: str, *arguments: str, options: tuple[str, ...] = STRICT) -> tuple[str, float]:
+def run_program(name: str, *arguments: str) -> tuple[str, float]:
     """Run a program beside this file; return its output, and when it ended."""
     path = str(Path(__file__).with_name(name))
-    command = [sys.executable, *options, path, *arguments]
+    command = [sys.executable, *STRICT, path, *arguments]
     program = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     ended = time.monotonic()
     assert (program.returncode, program.stderr) == (STATUS, "")
@@ -44,8 +44,7 @@ def test_a_program_ends_at_once_and_without_a_word(way: str) -> None:
 def test_a_program_with_connections_to_a_real_server_ends_as_quietly(
     postgres: PostgresServer, way: str
 ) -> None:
-    # Not -W error: asyncpg and asyncio rightly warn of connections that nobody has closed.
-    last_act, ended = run_program("ending.py", way, postgres.dsn, options=())
+    last_act, ended = run_program("ending.py", way, postgres.dsn)
     assert ended - float(last_act) < 1.0
 
 
