@@ -224,7 +224,7 @@ class Storm:
     def _compare_with_what_callers_heard(self) -> None:
         counts, heard = self.replay.counts, self.heard.copy()
         failed = [e.reason.value for e in self.replay.of(events.AcquireFailed)]  # type: ignore[attr-defined]
-        assert heard.pop("acquired") == counts[events.ConnectionAcquired]
+        assert heard.pop("acquired", 0) == counts[events.ConnectionAcquired]
         assert heard.pop(PoolTimeoutError.__name__, 0) == counts[events.AcquireTimedOut]
         assert heard.pop("CancelledError", 0) == failed.count("cancelled")
         assert heard.total() == len(failed) - failed.count("cancelled")

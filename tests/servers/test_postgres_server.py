@@ -60,14 +60,6 @@ def is_gone(port: int, directory: Path) -> bool:
     return not (directory.exists() or is_listening(port) or is_mentioned_by_a_process(directory))
 
 
-def directories() -> set[Path]:
-    return {
-        path
-        for parent in {"/tmp", tempfile.gettempdir()}
-        for path in Path(parent).glob("poolscope-pg-*")
-    }
-
-
 def test_it_answers_as_the_session_fixture(postgres: PostgresServer) -> None:
     assert str(ask(postgres, "show server_version")).startswith("18.")
     assert ask(postgres, "select rolsuper from pg_roles where rolname = current_user") is True
@@ -136,12 +128,22 @@ def test_it_survives_the_death_of_the_server_process() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"no_such_setting": "1"}, {"listen_addresses": "192.0.2.1"}])
-def test_a_failed_start_says_why_and_leaves_nothing_behind(settings: dict[str, str]) -> None:
-    before = directories()
+def test_a_failed_start_says_why_and_leaves_nothing_behind(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+
+    def make(*args: str, **options: str) -> str:
+        made.append(Path(mkdtemp(*args, **options)))
+        return str(made[-1])
+
+    mkdtemp = tempfile.mkdtemp
+    monkeypatch.setattr(tempfile, "mkdtemp", make)
     server = PostgresServer(settings=settings)
     with pytest.raises(PostgresServerError, match=r"no_such_setting|192\.0\.2\.1"):
         server.start()
-    assert directories() <= before
+    assert made
+    assert not any(directory.exists() for directory in made)
 
 
 @pytest.mark.parametrize("end", ["exit", "SIGTERM", "SIGINT", "SIGKILL"])
