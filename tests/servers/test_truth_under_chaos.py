@@ -6,7 +6,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 
 import asyncpg
@@ -122,10 +122,10 @@ class Chaos:
     async def work(self) -> None:
         while self.goes_on:
             await asyncio.sleep(self.random.expovariate(50))
-            query = asyncio.create_task(self.query())
-            await asyncio.sleep(self.random.expovariate(50))
-            struck = self.random.random() < 0.3 and query.cancel()
-            await asyncio.wait({query})
+            async with asyncio.TaskGroup() as group:
+                query = group.create_task(self.query())
+                await asyncio.sleep(self.random.expovariate(50))
+                struck = self.random.random() < 0.3 and query.cancel()
             assert query.cancelled() == struck, "the cancellation was swallowed"
             self.happened["cancelled" if struck else query.result()] += 1
 
@@ -299,17 +299,19 @@ async def strike_at_random(
             struck[await strike(ask(pool, rng.expovariate(500)), delay)] += 1
 
     struck: Counter[bool] = Counter()
-    await asyncio.gather(*(caller() for _ in range(10)))
+    async with asyncio.TaskGroup() as group:
+        for _ in range(10):
+            group.create_task(caller())
     return struck
 
 
-async def by_cancelling(question: Awaitable[None], delay: float | None) -> bool:
-    task = asyncio.ensure_future(question)
-    if delay is not None:
-        await asyncio.sleep(delay)
-        task.cancel()
-    await asyncio.wait({task})
-    return task.cancelled() or bool(task.result())
+async def by_cancelling(question: Coroutine[None, None, None], delay: float | None) -> bool:
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(question)
+        if delay is not None:
+            await asyncio.sleep(delay)
+            task.cancel()
+    return task.cancelled()
 
 
 async def by_timeout(question: Awaitable[None], delay: float | None) -> bool:
