@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from benchmarks.server import Server
 from poolscope import ConnectionPool, ConnectionPoolSettings
 
 OURS = "poolscope"
+CHECKING = "poolscope, asking whether it is closed"
 SILENT = "poolscope, nobody listening"
 BARE_LEASE = "bare lease over a deque"
 SEMAPHORE = "asyncio.Semaphore"
@@ -28,14 +29,23 @@ FAKE = "fake"
 REAL = "PostgreSQL"
 
 
-def our_pool() -> ConnectionPool[FakeConnection]:
-    return ConnectionPool(FakeConnection, ConnectionPoolSettings(min_size=SIZE, max_size=SIZE))
+def our_pool(
+    validate: Callable[[FakeConnection], bool] | None = None,
+) -> ConnectionPool[FakeConnection]:
+    settings = ConnectionPoolSettings(min_size=SIZE, max_size=SIZE)
+    return ConnectionPool(FakeConnection, settings, validate)
 
 
 @asynccontextmanager
 async def ours(_: Server) -> AsyncIterator[Case]:
     async with our_pool() as pool:
         yield Case(OURS, FAKE, pool.connection)
+
+
+@asynccontextmanager
+async def checking(_: Server) -> AsyncIterator[Case]:
+    async with our_pool(lambda connection: not connection.is_closed) as pool:
+        yield Case(CHECKING, FAKE, pool.connection)
 
 
 @asynccontextmanager

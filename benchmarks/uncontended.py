@@ -22,6 +22,7 @@ LIMITS = {contestants.QUEUE_POOL: 0.7, contestants.PSYCOPG: 0.3}
 OPENERS: Mapping[str, Opener] = {
     contestants.BARE_LEASE: contestants.bare_lease,
     contestants.OURS: contestants.ours,
+    contestants.CHECKING: contestants.checking,
     contestants.SILENT: contestants.silent,
     **contestants.PEERS,
 }
