@@ -190,9 +190,8 @@ class Storm:
             assert stats.size <= self.ceiling, stats
             opened = len(self.ledger.open_connections - self.detached)
             assert opened <= self.ceiling, f"{opened} open of {self.ceiling}"
-            self.ceiling = max(
-                stats.max_size, stats.size
-            )  # just shrunk: it goes down with the size
+            # Just shrunk: there may be more than max_size, but from now on never more than now.
+            self.ceiling = max(stats.max_size, stats.size, opened)
             assert not (stats.oldest_wait and stats.idle), f"waits beside an idle one: {stats}"
             wait = getattr(event, "wait", 0.0)
             assert wait <= LONGEST_WAIT + 0.001, event
