@@ -199,7 +199,7 @@ class Storm:
             self.faults.append(f"after {event}: {error}")
 
     async def calm_down(self) -> None:
-        """Repair the server; after a while all is idle, and all can be had."""
+        """Repair the server; after a while all is idle, all can be had, and limits hold."""
         for script in self.ledger.scripts.values():
             script.clear()
         await asyncio.sleep(10)
@@ -212,6 +212,9 @@ class Storm:
                 with suppress(ConnectionError):
                     await connection.execute()
             assert self.pool.stats().in_use == SIZE
+            await self.pool.resize(0, 2)
+        await asyncio.sleep(10)
+        assert self.pool.stats().size <= 2
 
     def audit(self) -> None:
         assert not self.faults, self.faults
