@@ -26,9 +26,6 @@ class Jobs:
         """Start tasks on that loop, in copies of that context."""
         self._loop = loop
         self.context = context
-        self.struck = False
-        """Somebody else cancelled a task together with the one that waited for it: as a loop does
-        that is ending."""
         self.hurried = False
         """There is no time left for goodbyes."""
         self._goodbyes: dict[asyncio.Task[Any], None] = {}
@@ -78,7 +75,6 @@ class Jobs:
         try:
             await asyncio.wait({task}, timeout=None if limit == math.inf else max(0.0, limit))
         except BaseException:
-            self.struck = self.struck or task.cancelling() > 0
             self._give_up(task, late)
             raise
         finally:

@@ -42,8 +42,6 @@ class Lending(Binding[C]):
 
     def withdraw(self, lease: Lease[C], error: BaseException) -> None:
         """Give up a request: nothing that was granted is lost, it goes on to the next."""
-        if self.jobs.struck:
-            self.halt()
         self.core.withdraw(lease, self.clock(), error, dirty=lease.checking)
         self.pump()
 
