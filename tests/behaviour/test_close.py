@@ -136,8 +136,8 @@ def test_a_closed_pool_is_freed_without_the_garbage_collector():
     async def main():
         pool = ConnectionPool(object)
         async with pool, pool.connection():
-            pass
-        return weakref.ref(pool), weakref.ref(pool._driver)
+            (source,) = (each for each in registry.live() if each.name == pool.name)
+        return weakref.ref(pool), weakref.ref(source)
 
     gc.disable()
     try:
