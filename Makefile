@@ -14,10 +14,10 @@ installed := $(VENV)/.installed
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench lock test-all clean
+.PHONY: help demo test check fmt docs bench lock stack-tools test-all clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo 'Variables: PYTHON=$(PYTHON) PYTHONS="$(PYTHONS)" PYTEST_ARGS DEMO_ARGS BENCH_ARGS'
 
 demo: $(installed) ## Watch a pool at work on a real PostgreSQL
@@ -26,15 +26,19 @@ demo: $(installed) ## Watch a pool at work on a real PostgreSQL
 test: $(installed) ## Run all tests, real PostgreSQL included
 	@$(python) -m pytest $(PYTEST_ARGS)
 
-check: $(installed) ## Check format, lint, types and layers
+check: $(installed) ## Check format, lint, types, layers and generated pages
 	@$(python) -m ruff format --check .
 	@$(python) -m ruff check .
 	@$(python) -m mypy
+	@$(python) tools/docs.py --check
 	@$(python) -m pytest --quiet tests/test_architecture.py
 
 fmt: $(installed) ## Format the code and fix what ruff can fix
 	@$(python) -m ruff check --fix-only --quiet .
 	@$(python) -m ruff format .
+
+docs: $(installed) ## Write docs/metrics.md and docs/events.md from the code
+	@$(python) tools/docs.py
 
 bench: $(installed) ## Measure the pool against its peers
 	@$(python) -m benchmarks $(BENCH_ARGS)
@@ -50,8 +54,11 @@ lock: $(uv) ## Update the lock files (LOCK_ARGS=--upgrade for newer versions)
 test-all: ## Run the tests on every Python of PYTHONS that is installed
 	+@tools/test_all $(PYTHONS)
 
+stack-tools: ## Build the Collector and Prometheus that tests/stack needs (takes Go)
+	@tools/stack_tools
+
 clean: ## Remove environments, caches and builds
-	@rm -rf .venv* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	@rm -rf .venv* .mypy_cache .pytest_cache .ruff_cache .hypothesis .tools build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(uv): requirements-bootstrap.lock
