@@ -12,9 +12,12 @@ LAYERS = {
         "_version",
         "errors",
         "events",
+        "faults",
         "histogram",
+        "reasons",
         "settings",
         "stats",
+        "target",
         "telemetry.catalog",
     ],
     "core": ["core"],
@@ -82,12 +85,16 @@ def broken_rule(module: str, imported: str) -> str | None:
         return None
     if layer in LISTENERS and target_layer in POOLS:
         return f"{layer} know events and stats, never a pool ({target_layer})"
-    same_folder = module.rpartition(".")[0] == target.rpartition(".")[0]
+    same_folder = top_folder(module) == top_folder(target)
     if layer == target_layer and (same_folder or layer == "edges"):
         return None
     if HEIGHTS[target_layer] >= HEIGHTS[layer]:
         return f"{layer} import only from layers below their own, not from {target_layer}"
     return None
+
+
+def top_folder(module: str) -> str:
+    return module.partition(".")[0] if "." in module else ""
 
 
 def violations(sources: dict[str, str]) -> list[str]:

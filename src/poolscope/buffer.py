@@ -2,61 +2,78 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 from poolscope.events import Event
+from poolscope.faults import shown
 
-logger = logging.getLogger("poolscope")
+
+class Origin(Protocol):
+    """The bus an event comes from: what becomes of the event is counted there."""
+
+    def count_loss(self) -> None:
+        """Count an event that was dropped."""
+
+    def count_failure(self) -> None:
+        """Count an event at which a subscriber raised."""
+
+
+Delivery = Callable[[Event, Origin], None]
 
 
 class Buffer:
-    """Call a handler from a thread of its own. The thread starts with the first event.
+    """Deliver events from a thread of its own, which starts with the first event.
 
     When `maxsize` events wait the oldest is dropped and counted, so that a hung handler costs
     bounded memory and no delay. received = delivered + dropped + len(buffer), at any moment.
     """
 
-    def __init__(self, handler: Callable[[Any], object], maxsize: int) -> None:
-        """Keep at most `maxsize` events."""
+    def __init__(self, deliver: weakref.WeakMethod[Delivery], maxsize: int) -> None:
+        """Keep at most `maxsize` events; `deliver` must not raise. It is not kept alive."""
         if isinstance(maxsize, bool) or not isinstance(maxsize, int) or maxsize < 1:
-            raise ValueError(f"maxsize must be a whole number of at least 1: got {maxsize!r}")
-        self._handler = handler
-        self.__qualname__ = str(getattr(handler, "__qualname__", type(handler).__qualname__))
+            raise ValueError(f"maxsize must be a whole number of at least 1: got {shown(maxsize)}")
+        self._deliver = deliver
         self._maxsize = maxsize
-        self._events: deque[Event] = deque()
+        self._events: deque[tuple[Event, Origin]] = deque()
         self._changed = threading.Condition()
         self._worker: threading.Thread | None = None
         self._closed = False
         self.received = 0
         self.dropped = 0
-        self.failures = 0
         _buffers.add(self)
 
     def __len__(self) -> int:
         return len(self._events)
 
-    def __call__(self, event: Event) -> None:
-        """Take an event in. Never waits for the handler."""
+    def put(self, event: Event, origin: Origin) -> None:
+        """Take an event in, if need be in place of the oldest. Never waits for the handler."""
+        loser = None
         with self._changed:
             if self._closed:
                 return
             self.received += 1
             if len(self._events) >= self._maxsize:
-                self._events.popleft()
+                _, loser = self._events.popleft()
                 self.dropped += 1
-            self._events.append(event)
+            self._events.append((event, origin))
             self._changed.notify()
+        if loser is not None:
+            loser.count_loss()
+        if self._worker is None:
+            self._start()
+
+    def _start(self) -> None:
+        target, args = _work, (weakref.ref(self),)
+        worker = threading.Thread(target=target, args=args, name="poolscope-buffer", daemon=True)
+        with self._changed:
             if self._worker is None:
-                self._worker = threading.Thread(
-                    target=_work, args=(weakref.ref(self),), name="poolscope-buffer", daemon=True
-                )
-                self._worker.start()
+                worker.start()  # if that fails, the next event tries again
+                self._worker = worker
 
     def close(self, timeout: float = 1.0) -> None:
         """Let the worker deliver what waits, for so long at most, then end it."""
@@ -67,38 +84,28 @@ class Buffer:
         if worker is not None and worker is not threading.current_thread():
             worker.join(timeout)
 
-    def _next(self) -> Event | None:
-        """Wait for an event; None after a second without any, or when closed and empty."""
+    def work(self) -> bool:
+        """Deliver an event, or wait a second for one; False when closed and empty."""
         with self._changed:
             if not self._events and not self._closed:
                 self._changed.wait(1.0)
-            return self._events.popleft() if self._events else None
-
-    def _deliver(self, event: Event) -> None:
-        try:
-            self._handler(event)
-        except BaseException as error:  # a subscriber must not harm anybody
-            self.failures += 1
-            if self.failures == 1:
-                logger.error("subscriber %s failed", self.__qualname__, exc_info=error)
+            oldest = self._events.popleft() if self._events else None
+        if oldest is not None and (deliver := self._deliver()) is not None:
+            deliver(*oldest)
+        return oldest is not None or not self._closed
 
     def _after_fork(self) -> None:
         """Begin anew in a child process, where the worker does not exist."""
         self._changed = threading.Condition()
         self._events.clear()
         self._worker = None
-        self.received = self.dropped = self.failures = 0
+        self.received = self.dropped = 0
 
 
 def _work(buffer_ref: weakref.ref[Buffer]) -> None:
     """Deliver events until the buffer is closed and empty, or gone."""
-    while (buffer := buffer_ref()) is not None:
-        event = buffer._next()
-        if event is not None:
-            buffer._deliver(event)
-        elif buffer._closed:
-            return
-        del buffer, event
+    while (buffer := buffer_ref()) is not None and buffer.work():
+        del buffer
 
 
 _buffers: weakref.WeakSet[Buffer] = weakref.WeakSet()

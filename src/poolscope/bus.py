@@ -13,9 +13,10 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
-from poolscope.buffer import Buffer
+from poolscope.buffer import Buffer, Origin
 from poolscope.events import (
     EVENT_TYPES,
     ConnectionAcquired,
@@ -23,6 +24,7 @@ from poolscope.events import (
     Event,
     SubscriberFailed,
 )
+from poolscope.faults import shown, where
 
 logger = logging.getLogger("poolscope")
 
@@ -49,19 +51,12 @@ def _nobody() -> None:
     return None
 
 
+def _name(call: Callable[..., object]) -> str:
+    return str(getattr(call, "__qualname__", type(call).__qualname__))
+
+
 class Subscription:
     """A place on a bus. `unsubscribe()` leaves it; so does leaving its `with` block."""
-
-    __slots__ = (
-        "__weakref__",
-        "_bus",
-        "_failed_at",
-        "_in_a_row",
-        "call",
-        "failures",
-        "kinds",
-        "taps",
-    )
 
     def __init__(
         self,
@@ -71,6 +66,8 @@ class Subscription:
         taps: Mapping[type[Event], Tap],
     ) -> None:
         """Describe who wants to hear of what."""
+        self.buffer: Buffer | None = None
+        """Where events wait for the handler, if it is called from a thread of its own."""
         self._bus = weakref.ref(bus)
         self._in_a_row = 0
         self._failed_at = 0.0
@@ -91,30 +88,32 @@ class Subscription:
         """Hear no more. Safe to call again, and from within the handler."""
         if bus := self._bus():
             bus._drop(self)
-        if isinstance(self.call, Buffer):
-            self.call.close()
+        if self.buffer is not None:
+            self.buffer.close()
 
     @property
     def dropped(self) -> int:
         """Return how many events were dropped because the handler was too slow."""
-        return self.call.dropped if isinstance(self.call, Buffer) else 0
+        return self.buffer.dropped if self.buffer is not None else 0
 
     @property
     def name(self) -> str:
         """Return the name of the function that is called."""
-        call = next(iter(self.taps.values())) if self.call is None else self.call
-        return str(getattr(call, "__qualname__", type(call).__qualname__))
+        return _name(next(iter(self.taps.values())) if self.call is None else self.call)
 
-    def deliver(self, event: Event) -> None:
-        """Call the handler; a failure is counted and goes no further."""
+    def deliver(self, event: Event, bus: EventBus) -> None:
+        """Call the handler with an event of this bus; a failure is counted and goes no further."""
         assert self.call is not None
         try:
-            self.call(event)
+            if self.buffer is not None:
+                self.buffer.put(event, bus)
+            else:
+                self.call(event)
             self._in_a_row = 0
         except BaseException as error:  # a subscriber must not harm the pool
-            self.failed(type(event), error)
+            self.failed(type(event), error, bus)
 
-    def failed(self, kind: type[Event], error: BaseException) -> None:
+    def failed(self, kind: type[Event], error: BaseException, bus: EventBus) -> None:
         """Count a failure; log the first, and detach after ten with no calm between them."""
         now = time.monotonic()
         if now - self._failed_at > CALM_AGAIN:
@@ -123,18 +122,27 @@ class Subscription:
         self.failures += 1
         self._in_a_row += 1
         detached = self._in_a_row >= FAILURES_ALLOWED
-        if self.failures == 1 or detached:
-            logger.error(
-                "subscriber %s failed (%s)%s; the pool goes on without it",
-                self.name,
-                type(error).__name__,
-                f" {FAILURES_ALLOWED} times in a row and is detached" if detached else "",
-                exc_info=error if self.failures == 1 else None,
-            )
         if detached:
             self.unsubscribe()
-        if bus := self._bus():
-            bus._note_failure(self, kind, error, detached)
+        bus.note_failure(self.name, kind, error, detached)
+        if self.failures == 1 or detached:
+            self._log(error, f" {FAILURES_ALLOWED} times in a row and is detached" * detached)
+
+    def deliver_late(self, event: Event, bus: Origin) -> None:
+        """Call the handler from the buffer's thread. It stays attached: it delays nobody."""
+        assert self.call is not None
+        try:
+            self.call(event)
+        except BaseException as error:
+            self.failures += 1
+            bus.count_failure()
+            if self.failures == 1:
+                self._log(error)
+
+    def _log(self, error: BaseException, how_often: str = "") -> None:
+        with suppress(Exception):  # whoever reads the log must not harm the pool either
+            text = "subscriber %s failed%s; the pool goes on without it: %s"
+            logger.error(text, self.name, how_often, where(error))
 
 
 class EventBus:
@@ -152,7 +160,9 @@ class EventBus:
         self.request_hooks: tuple[tuple[Tap, ...], tuple[Tap, ...]] = ((), ())
         """`hooks` of ConnectionRequested and ConnectionAcquired, for those in a hurry."""
         self.failures = 0
-        """How often a subscriber of this bus raised."""
+        """How often a subscriber raised over an event of this bus, its parents' included."""
+        self.dropped = 0
+        """How many events of this bus were lost because a buffered subscriber was too slow."""
         self.owner: Callable[[], Owner | None] = _nobody
         """Returns who is told when a subscriber raises: weakly, as the owner holds the bus."""
         self._parent = parent
@@ -167,20 +177,28 @@ class EventBus:
 
     def subscribe(self, handler: Handler, *event_types: type[Event]) -> Subscription:
         """Call `handler(event)` for events of these types, or of all types if none is named."""
-        return self._add(handler, event_types or EVENT_TYPES, {})
+        return self._add(Subscription(self, handler, event_types or EVENT_TYPES, {}))
 
-    def tap(self, taps: Mapping[type[Event], Tap]) -> Subscription:
-        """Call `taps[event_type](pool, time, sequence, *other_fields)` for each type named."""
-        return self._add(None, tuple(taps), taps)
+    def tap(self, taps: Mapping[type[Event], Tap], *, early: bool = False) -> Subscription:
+        """Call `taps[event_type](pool, time, sequence, *other_fields)` for each type named.
+
+        Taps are called before handlers, in the order of their coming, `early` ones first; those of
+        a pool's own bus before those of its parent.
+        """
+        return self._add(Subscription(self, None, tuple(taps), taps), early)
 
     def buffered(
         self, handler: Handler, maxsize: int = 1024, *event_types: type[Event]
     ) -> Subscription:
         """Call `handler(event)` from a thread of its own, for a sink that may be slow.
 
-        Of more than `maxsize` events waiting the oldest are dropped; `dropped` counts them.
+        Of more than `maxsize` events waiting the oldest are dropped; `dropped` counts them, and
+        the bus each was published on does.
         """
-        return self._add(Buffer(handler, maxsize), event_types or EVENT_TYPES, {})
+        subscription = Subscription(self, handler, event_types or EVENT_TYPES, {})
+        subscription.buffer = Buffer(weakref.WeakMethod(subscription.deliver_late), maxsize)
+        weakref.finalize(subscription, subscription.buffer.close, 0).atexit = False
+        return self._add(subscription)
 
     def publish(self, kind: type[Event], *fields: Any) -> None:
         """Tell everyone who wants to know. `fields` are all fields of the event, in order."""
@@ -194,21 +212,20 @@ class EventBus:
         """Count the failure of something in `hooks`."""
         for subscription in self._everyone():
             if subscription.taps.get(kind) == hook:
-                subscription.failed(kind, error)
-                return
+                return subscription.failed(kind, error, self)
+        self.note_failure(_name(hook), kind, error, detached=True)  # it left before it raised
 
-    def _add(
-        self, call: Handler | None, kinds: tuple[type[Event], ...], taps: Mapping[type[Event], Tap]
-    ) -> Subscription:
-        for kind in kinds:
+    def _add(self, subscription: Subscription, early: bool = False) -> Subscription:
+        for kind in subscription.kinds:
             if kind not in self.hooks:
-                raise ValueError(f"{kind!r} is no event type; see poolscope.events.EVENT_TYPES")
-        for each in taps.values() if taps else (call,):
+                name = kind.__name__ if isinstance(kind, type) else shown(kind)
+                raise ValueError(f"{name} is no event type; see poolscope.events.EVENT_TYPES")
+        for each in subscription.taps.values() or (subscription.call,):
             if not callable(each):
-                raise ValueError(f"a subscriber must be callable: got {each!r}")
-        subscription = Subscription(self, call, kinds, taps)
+                raise ValueError(f"a subscriber must be callable: got {shown(each)}")
         with _lock:
-            self._subscriptions = (*self._subscriptions, subscription)
+            others = self._subscriptions
+            self._subscriptions = (subscription, *others) if early else (*others, subscription)
             self._compile()
         return subscription
 
@@ -227,26 +244,44 @@ class EventBus:
         for kind in EVENT_TYPES:
             taps = tuple(s.taps[kind] for s in everyone if kind in s.taps)
             handlers = tuple(s for s in everyone if s.call is not None and kind in s.kinds)
-            self.hooks[kind] = (*taps, _builder(kind, handlers)) if handlers else taps
+            self.hooks[kind] = (*taps, _builder(self, kind, handlers)) if handlers else taps
         self.request_hooks = (self.hooks[ConnectionRequested], self.hooks[ConnectionAcquired])
         for child in tuple(self._children or ()):
             child._compile()
 
-    def _note_failure(
-        self, subscription: Subscription, kind: type[Event], error: BaseException, detached: bool
+    def note_failure(
+        self, name: str, kind: type[Event], error: BaseException, detached: bool
     ) -> None:
-        self.failures += 1
+        """Count that a subscriber raised over an event of this bus, and tell its owner."""
+        self.count_failure()
         if kind is not SubscriberFailed and (owner := self.owner()) is not None:
-            owner.subscriber_failed(subscription.name, error, detached)
+            owner.subscriber_failed(name, error, detached)
+
+    def count_failure(self) -> None:
+        """Count that a subscriber raised over an event of this bus. Safe from any thread."""
+        with _lock:
+            self.failures += 1
+
+    def count_loss(self) -> None:
+        """Count that an event of this bus was dropped. Safe from any thread."""
+        with _lock:
+            self.dropped += 1
+
+    def forget(self) -> None:
+        """Count from zero, as a forked child does."""
+        self.failures = self.dropped = 0
 
 
-def _builder(kind: type[Event], handlers: tuple[Subscription, ...]) -> Tap:
+def _builder(bus: EventBus, kind: type[Event], handlers: tuple[Subscription, ...]) -> Tap:
     """Return a tap that builds the event once and hands it to every handler."""
+    bus_ref = weakref.ref(bus)  # the bus holds this tap
 
     def build_and_deliver(*fields: Any) -> None:
         event = kind(*fields)
+        origin = bus_ref()
+        assert origin is not None
         for subscription in handlers:
-            subscription.deliver(event)
+            subscription.deliver(event, origin)
 
     return build_and_deliver
 

@@ -8,56 +8,17 @@ an event answers. Durations are in seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, field, fields
 
+from poolscope.reasons import AcquireSource as AcquireSource
+from poolscope.reasons import CloseReason as CloseReason
+from poolscope.reasons import ConnectFault as ConnectFault
+from poolscope.reasons import FailureReason as FailureReason
+from poolscope.reasons import Misuse as Misuse
 from poolscope.stats import PoolStats
 
 
-class AcquireSource(StrEnum):
-    """Where an acquired connection came from."""
-
-    IDLE = "idle"
-    NEW = "new"
-    HANDOFF = "handoff"
-
-
-class FailureReason(StrEnum):
-    """Why a request ended without a connection; `error.type` on the wire."""
-
-    TIMEOUT = "timeout"
-    QUEUE_FULL = "queue_full"
-    CLOSED = "closed"
-    CONNECT_FAILED = "connect_failed"
-    VALIDATION_FAILED = "validation_failed"
-    CANCELLED = "cancelled"
-
-
-class CloseReason(StrEnum):
-    """Why a connection was closed. Each has exactly one reason."""
-
-    IDLE = "idle"
-    LIFETIME = "lifetime"
-    VALIDATION = "validation"
-    RESET = "reset"
-    DIRTY = "dirty"
-    BROKEN = "broken"
-    STALE = "stale"
-    LEAK = "leak"
-    EXCESS = "excess"
-    POOL_CLOSED = "pool_closed"
-    FORKED = "forked"
-
-
-class Misuse(StrEnum):
-    """A call that no correct program makes. It is counted and changes nothing."""
-
-    DOUBLE_RELEASE = "double_release"
-    FOREIGN_RELEASE = "foreign_release"
-    WRONG_LOOP = "wrong_loop"
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Event:
     """What all events have in common."""
 
@@ -65,16 +26,34 @@ class Event:
     time: float
     sequence: int
 
+    def __repr__(self) -> str:
+        """Return the fields: of an error the type only, for its text may hold a secret."""
+        shown = (f"{f.name}={_shown(getattr(self, f.name))}" for f in fields(self) if f.repr)
+        return f"{type(self).__name__}({', '.join(shown)})"
 
-# Requests: one ConnectionRequested, then exactly one of the three outcomes.
+
+def _shown(value: object) -> str:
+    return type(value).__name__ if isinstance(value, BaseException) else repr(value)
 
 
-@dataclass(slots=True)
+# Requests: one ConnectionRequested, RequestQueued if it has to wait, then exactly one of the three
+# outcomes.
+
+
+@dataclass(slots=True, repr=False)
 class ConnectionRequested(Event):
     """A caller asked for a connection."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
+class RequestQueued(Event):
+    """A request has to wait: no connection is idle. `waiting` is its place in the line, from 1."""
+
+    request_id: int
+    waiting: int
+
+
+@dataclass(slots=True, repr=False)
 class ConnectionAcquired(Event):
     """A request got a connection. `wait` is the time since it was made."""
 
@@ -84,7 +63,7 @@ class ConnectionAcquired(Event):
     connection_id: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class AcquireTimedOut(Event):
     """A request reached its deadline. `error` is the last connect error, if that is the cause."""
 
@@ -94,7 +73,7 @@ class AcquireTimedOut(Event):
     error: BaseException | None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class AcquireFailed(Event):
     """A request ended without a connection for another reason than its deadline."""
 
@@ -107,7 +86,7 @@ class AcquireFailed(Event):
 # Leases: each ConnectionAcquired is followed by exactly one of these three.
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class ConnectionReleased(Event):
     """A caller gave its connection back, held for `use`; resetting it took `reset` of that."""
 
@@ -117,7 +96,7 @@ class ConnectionReleased(Event):
     reset: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class ConnectionDetached(Event):
     """A caller took its connection out of the pool for good. It counts as closed for the pool."""
 
@@ -127,7 +106,7 @@ class ConnectionDetached(Event):
     age: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class LeakReclaimed(Event):
     """A connection was taken back by force: its holder lost it, or the pool had to close."""
 
@@ -141,15 +120,20 @@ class LeakReclaimed(Event):
 # The life of a connection.
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class ConnectStarted(Event):
-    """The factory was called. Ends with ConnectionOpened or ConnectFailed of the same id."""
+    """The factory was called. Ends with ConnectionOpened or ConnectFailed of the same id.
+
+    `request_id` is the waiting request that caused it, 0 if it is to keep `min_size`. Whoever is
+    first in line when it is open gets it.
+    """
 
     connection_id: str
     attempt: int
+    request_id: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class ConnectionOpened(Event):
     """A connection was opened. `create` is the time the factory took."""
 
@@ -157,21 +141,18 @@ class ConnectionOpened(Event):
     create: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class ConnectFailed(Event):
-    """A connection could not be opened, in the `attempt`-th try since the last success.
-
-    `abandoned` says that the pool itself gave it up, because it was closed.
-    """
+    """A connection could not be opened, in the `attempt`-th try since the last success."""
 
     connection_id: str
     create: float
     attempt: int
     error: BaseException
-    abandoned: bool
+    fault: ConnectFault
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class ConnectionClosed(Event):
     """A connection left the pool, from this moment on. `age` counts from its opening."""
 
@@ -180,7 +161,7 @@ class ConnectionClosed(Event):
     age: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class CloseFailed(Event):
     """Closing a connection raised or took too long. The pool has let go of it all the same."""
 
@@ -191,12 +172,12 @@ class CloseFailed(Event):
 # The life of a pool.
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class PoolOpened(Event):
     """The pool began to serve."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class PoolResized(Event):
     """The limits of the pool were changed."""
 
@@ -204,14 +185,14 @@ class PoolResized(Event):
     max_size: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class PoolDrained(Event):
     """A new generation began: every older connection is closed when it is free."""
 
     generation: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class PoolClosed(Event):
     """The pool is closed; no connection of it is left."""
 
@@ -219,7 +200,22 @@ class PoolClosed(Event):
 # Diagnoses.
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
+class SaturationStarted(Event):
+    """Requests wait while `max_size` connections are in use: the pool is the bottleneck."""
+
+    waiting: int
+
+
+@dataclass(slots=True, repr=False)
+class SaturationEnded(Event):
+    """Nobody waits any more, or a place is free. At most `peak_waiting` waited meanwhile."""
+
+    duration: float
+    peak_waiting: int
+
+
+@dataclass(slots=True, repr=False)
 class LeakSuspected(Event):
     """A connection has been in use longer than `leak_threshold`.
 
@@ -230,10 +226,11 @@ class LeakSuspected(Event):
     connection_id: str
     use: float
     acquired_at: str | None
-    stack: str
+    # With lines of the program, which may hold a query.
+    stack: str = field(repr=False)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class LeakReturned(Event):
     """A connection suspected to be leaked came back after all."""
 
@@ -242,7 +239,7 @@ class LeakReturned(Event):
     use: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class MisuseDetected(Event):
     """The pool was used in a way no correct program uses it."""
 
@@ -250,7 +247,7 @@ class MisuseDetected(Event):
     detail: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class SubscriberFailed(Event):
     """A subscriber raised. Repeated failure detaches it."""
 
@@ -261,6 +258,7 @@ class SubscriberFailed(Event):
 
 EVENT_TYPES: tuple[type[Event], ...] = (
     ConnectionRequested,
+    RequestQueued,
     ConnectionAcquired,
     AcquireTimedOut,
     AcquireFailed,
@@ -276,6 +274,8 @@ EVENT_TYPES: tuple[type[Event], ...] = (
     PoolResized,
     PoolDrained,
     PoolClosed,
+    SaturationStarted,
+    SaturationEnded,
     LeakSuspected,
     LeakReturned,
     MisuseDetected,

@@ -13,6 +13,7 @@ from poolscope.aio.connector import Connector, Factory, Function
 from poolscope.aio.driver import Driver
 from poolscope.aio.lease import Lease
 from poolscope.bus import ROOT, EventBus
+from poolscope.faults import shown
 from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.settings import ConnectionPoolSettings
 from poolscope.stats import PoolStats
@@ -238,5 +239,5 @@ class ConnectionPool(Generic[C]):
 def _checked(timeout: Any) -> float:
     number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
     if not number or math.isnan(timeout) or timeout < 0:
-        raise ValueError(f"timeout must be a number of seconds of at least 0: got {timeout!r}")
+        raise ValueError(f"timeout must be a number of seconds of at least 0: got {shown(timeout)}")
     return float(timeout)

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+from poolscope.faults import shown
+from poolscope.target import Target
+
 _COUNTS = frozenset(
     {"min_size", "max_size", "max_idle", "max_waiting", "max_connecting", "retry_limit"}
 )
@@ -25,7 +28,7 @@ _AT_LEAST_ONE = frozenset({"max_size", "max_connecting", "max_waiting"})
 _ABOVE_ZERO = frozenset(
     {"max_lifetime", "idle_timeout", "connect_timeout", "validate_timeout", "leak_threshold"}
 )
-_OPTIONAL = frozenset({"name", "max_waiting", "leak_threshold"})
+_OPTIONAL = frozenset({"name", "max_waiting", "leak_threshold", "target"})
 
 
 @dataclass(slots=True)
@@ -72,6 +75,8 @@ class ConnectionPoolSettings:
     """Share of `max_lifetime` (0 to 1) by which lives are shortened at random."""
     leak_threshold: float | None = 60.0
     """Time in use after which a leak is suspected. None: never."""
+    target: Target | str | None = None
+    """What the pool connects to, for its spans. Of a URL, user and password are not kept."""
 
     def __post_init__(self) -> None:
         """Check what concerns two fields."""
@@ -84,6 +89,8 @@ class ConnectionPoolSettings:
     def __setattr__(self, field: str, value: Any) -> None:
         """Check the value before it is set."""
         _check(field, value)
+        if field == "target" and isinstance(value, str):
+            value = Target.from_url(value)
         object.__setattr__(self, field, value)
 
     def copy(self, **changes: Any) -> Self:
@@ -136,21 +143,25 @@ def _check(field: str, value: Any) -> None:
     elif field == "lifetime_jitter":
         _check_number(field, value)
         if value > 1:
-            raise ValueError(f"lifetime_jitter must be a share between 0 and 1: got {value!r}")
+            bound = "a share between 0 and 1"
+            raise ValueError(f"lifetime_jitter must be {bound}: got {shown(value)}")
     elif field == "validate_on_acquire" and not isinstance(value, bool):
-        raise ValueError(f"validate_on_acquire must be True or False: got {value!r}")
+        raise ValueError(f"validate_on_acquire must be True or False: got {shown(value)}")
+    elif field == "target" and not isinstance(value, Target | str):
+        # Never its value: it may be somebody's DSN.
+        raise ValueError(f"target must be a URL or a Target: got a {type(value).__name__}")
     elif field == "name" and not (isinstance(value, str) and value.strip()):
-        raise ValueError(f"name must be a non-empty string: got {value!r}")
+        raise ValueError(f"name must be a non-empty string: got {shown(value)}")
 
 
 def _check_count(field: str, value: Any) -> None:
     least = 1 if field in _AT_LEAST_ONE else 0
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{field} must be a whole number of at least {least}: got {value!r}")
+        raise ValueError(f"{field} must be a whole number of at least {least}: got {shown(value)}")
 
 
 def _check_number(field: str, value: Any, *, above_zero: bool = False) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or math.isnan(value) or value < 0 or (above_zero and value == 0):
         bound = "above 0" if above_zero else "of at least 0"
-        raise ValueError(f"{field} must be a number {bound}: got {value!r}")
+        raise ValueError(f"{field} must be a number {bound}: got {shown(value)}")

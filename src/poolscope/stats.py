@@ -41,6 +41,14 @@ class PoolStats:
     """Where the longest lease was acquired, as `file:line`, when known."""
     generation: int
     """How often the pool was drained."""
+    used_peak: int
+    """The highest number of connections in use, granted ones included, in the last 60 s."""
+    saturated_for: float
+    """How long requests have been waiting while all of `max_size` is in use; 0 when none does."""
+    saturation_time: float
+    """How long that was so, all in all, the present time included."""
+    acquire_timeout: float
+    """The setting."""
 
     @property
     def size(self) -> int:

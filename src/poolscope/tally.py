@@ -5,6 +5,7 @@ It subscribes with taps, so that counting an acquire and a release costs no even
 
 from __future__ import annotations
 
+import weakref
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from poolscope.events import (
     AcquireTimedOut,
     CloseReason,
     ConnectFailed,
+    ConnectFault,
     ConnectionAcquired,
     ConnectionClosed,
     ConnectionDetached,
@@ -59,7 +61,8 @@ class Tally:
     def __init__(self) -> None:
         """Start at zero."""
         self._source: Callable[[], Readable | None] = _nothing
-        self._subscriptions: list[Subscription] = []
+        # Weakly: they know these counts, and a cycle would outlast its pool.
+        self._subscriptions: list[weakref.ref[Subscription]] = []
         self.reset()
 
     def reset(self) -> None:
@@ -71,7 +74,8 @@ class Tally:
         self.reclaimed = 0
         self.detached = 0
         self.opened = 0
-        self.connect_failures = 0
+        self.connect_faults: Counter[ConnectFault] = Counter()
+        """Connects that failed, by fault."""
         self.closed: Counter[CloseReason] = Counter()
         self.leaks = 0
         self.misuses = 0
@@ -83,7 +87,9 @@ class Tally:
         self.use = Histogram(catalog.USE_BUCKETS)
         """Seconds between acquiring a connection and the end of the lease."""
         self.create = Histogram(catalog.CREATE_BUCKETS)
-        """Seconds a connect took, failed ones included."""
+        """Seconds it took to open a connection."""
+        self.failed_create: dict[ConnectFault, Histogram] = {}
+        """Seconds a failed connect took, by fault."""
         self.acquisition_times: deque[float] = deque(maxlen=RECENT)
         """The most recent waits, in ms."""
         self.release_times: deque[float] = deque(maxlen=RECENT)
@@ -109,7 +115,12 @@ class Tally:
             MisuseDetected: self._misused,
             SubscriberFailed: self._subscriber_failed,
         }
-        self._subscriptions.append(bus.tap(taps))
+        self._subscriptions.append(weakref.ref(bus.tap(taps)))
+
+    @property
+    def connect_failures(self) -> int:
+        """Return how many connects failed, those the pool gave up itself included."""
+        return sum(self.connect_faults.values())
 
     def stats(self) -> PoolStats | None:
         """Return the levels of the pool that is counted, None if there is none."""
@@ -118,8 +129,9 @@ class Tally:
 
     def unsubscribe(self) -> None:
         """Count no more. The levels stay readable."""
-        for subscription in self._subscriptions:
-            subscription.unsubscribe()
+        for reference in self._subscriptions:
+            if (subscription := reference()) is not None:
+                subscription.unsubscribe()
         self._subscriptions.clear()
 
     def _acquired(
@@ -192,10 +204,13 @@ class Tally:
         self.create.record(create)
 
     def _connect_failed(
-        self, _pool: str, _time: float, _sequence: int, _connection: str, create: float, *_: object
-    ) -> None:
-        self.connect_failures += 1
-        self.create.record(create)
+        self, _pool: str, _time: float, _sequence: int, _connection: str, create: float,
+        _attempt: int, _error: object, fault: ConnectFault,
+    ) -> None:  # fmt: skip
+        self.connect_faults[fault] += 1
+        if fault not in self.failed_create:
+            self.failed_create[fault] = Histogram(catalog.CREATE_BUCKETS)
+        self.failed_create[fault].record(create)
 
     def _closed(
         self, _pool: str, _time: float, _sequence: int, _connection: str, reason: CloseReason,

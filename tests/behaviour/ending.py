@@ -4,6 +4,7 @@ Its last act is to print the time; its status is 7.
 """
 
 import asyncio
+import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,9 @@ from typing import Any, NoReturn
 from poolscope import ConnectionPool, ConnectionPoolSettings
 from poolscope.testing import Ledger
 from poolscope.testing.ledger import fail, never, slow
+
+# That a step was slow, which debug mode says as a warning, is news of the machine.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 ledger = Ledger()
 kept: list[object] = []

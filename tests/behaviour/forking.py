@@ -8,6 +8,7 @@ goes on.
 import asyncio
 import itertools
 import json
+import logging
 import os
 import sys
 import traceback
@@ -16,8 +17,12 @@ from collections import Counter
 from poolscope import ConnectionPool, ConnectionPoolSettings
 from poolscope.testing import Replay
 
+# That a step was slow, which debug mode says as a warning, is news of the machine.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
+
 MOMENTS = (
     "unopened",
+    "after_a_run",
     "idle",
     "in_use",
     "waited_for",
@@ -159,6 +164,8 @@ if __name__ == "__main__":
     pool = ConnectionPool(open_, settings, validate, close, reset_func=reset)
     replay = Replay()
     pool.bus.subscribe(replay)
-    if moment == "unopened":
+    if moment == "after_a_run":
+        asyncio.run(use(3))
+    if moment in ("unopened", "after_a_run"):
         fork_between_runs()
     asyncio.run(fork_when_busy(moment))

@@ -1,8 +1,10 @@
 """The core against its laws, in virtual time: random decisions, checked after every step."""
 
+import math
 import random
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -14,11 +16,16 @@ from poolscope.core.ticket import Ticket
 from poolscope.errors import ReleaseError
 from poolscope.events import (
     EVENT_TYPES,
+    AcquireFailed,
     AcquireSource,
+    AcquireTimedOut,
     CloseReason,
     ConnectionAcquired,
     ConnectionReleased,
     ConnectionRequested,
+    ConnectStarted,
+    RequestQueued,
+    SaturationEnded,
 )
 from poolscope.settings import ConnectionPoolSettings
 from poolscope.testing.laws import Replay
@@ -55,10 +62,12 @@ class PoolModel(RuleBasedStateMachine):
         retry_limit=st.integers(0, 2),
         checks=st.booleans(),
         seed=st.integers(0, 2**16),
+        start=st.sampled_from(["cold", "warm", "busy"]),
     )
     def make(
-        self, min_size, extra, max_idle, max_waiting, max_connecting, retry_limit, checks, seed
-    ):
+        self, min_size, extra, max_idle, max_waiting, max_connecting, retry_limit, checks, seed,
+        start,
+    ):  # fmt: skip
         self.settings = ConnectionPoolSettings(
             min_size=min_size,
             max_size=min_size + extra,
@@ -84,22 +93,60 @@ class PoolModel(RuleBasedStateMachine):
         self.rejected: set[int] = set()
         """Callers whose connection failed its validation: back in line, in front of all."""
         self.ceiling = self.settings.max_size
+        self.levels = [(0.0, 0)]
+        """How many were in use, and since when."""
+        self.saturation_time = 0.0
+        self.saturated_since: float | None = None
         self.core.open(self.now)
         self.settle()
+        self.begin(start)
+
+    def begin(self, start: str) -> None:
+        """Begin where much can happen: single steps seldom lead there."""
+        while self.connects and start == "warm":
+            self.open(self.connects[0])
+        while len(self.leases) < self.settings.max_size and start == "busy":
+            self.acquire()
 
     # What a driver does after every decision
 
     def settle(self) -> None:
         if self.now >= self.core.due:
             self.core.tick(self.now)
+        under_way = len(self.connects)
         chores = self.core.chores(self.now)
         self.connects.extend(chores.connect)
         self.closes.extend(chores.close)
         for slot in chores.inspect:
             self.core.suspect(slot, "", self.now)
-        for kind, fields in self.journal.outbox:
-            self.replay(kind(*fields))
+        events = [kind(*fields) for kind, fields in self.journal.outbox]
+        for event in events:
+            self.replay(event)
         self.journal.outbox.clear()
+        started = [event.request_id for event in events if isinstance(event, ConnectStarted)]
+        self.check_for_whom(started, under_way)
+        self.levels.append((self.now, self.core.stats(self.now).in_use))
+        if not self.is_saturated():
+            self.saturated_since = None
+        elif self.saturated_since is None:
+            self.saturated_since = self.now
+
+    def check_for_whom(self, started: list[int], under_way: int) -> None:
+        """The first connect under way is for the first in line, and so on; the rest for nobody."""
+        line = sorted(caller.id for caller in self.pending())
+        places = range(under_way, under_way + len(started))
+        assert started == [line[place] if place < len(line) else 0 for place in places]
+
+    def is_saturated(self) -> bool:
+        """Somebody stands in line, and all there may be is in use."""
+        stats = self.core.stats(self.now)
+        return bool(self.pending()) and stats.in_use >= stats.max_size
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass in which the loop is busy, so that no alarm rings."""
+        if self.is_saturated():
+            self.saturation_time += seconds
+        self.now += seconds
 
     def publish(self, kind: type, *fields: Any) -> None:
         self.replay(kind("model", self.now, *fields))
@@ -114,6 +161,18 @@ class PoolModel(RuleBasedStateMachine):
 
     @rule(timeout=st.sampled_from([0.0, 1.0, 3.0, 100.0]))
     def request(self, timeout):
+        self.ask(timeout)
+
+    @rule()
+    def acquire(self):
+        caller = self.ask(100.0)
+        while caller is not None and not caller.woken and self.connects:
+            self.open(self.connects[0])
+        if caller is not None and caller.woken:
+            self.answer(caller)
+
+    def ask(self, timeout: float) -> Caller | None:
+        """Make a request; return who asks, unless there was a connection at once."""
         caller = Caller()
         if self.core.request(caller, self.now, timeout):
             slot = caller.slot
@@ -121,14 +180,18 @@ class PoolModel(RuleBasedStateMachine):
             source, name = AcquireSource.IDLE, slot.connection_id
             self.publish(ConnectionAcquired, caller.id + 1, caller.id, 0.0, source, name)
             self.leases.append((slot, caller.id))
-        else:
-            self.callers.append(caller)
+            self.settle()
+            return None
+        self.callers.append(caller)
         self.settle()
+        return caller
 
     @precondition(lambda self: self.settled())
     @rule(data=st.data())
     def conclude(self, data):
-        caller = pick(data, self.settled())
+        self.answer(pick(data, self.settled()))
+
+    def answer(self, caller: Caller) -> None:
         self.callers.remove(caller)
         self.core.conclude(caller, self.now)
         if caller.slot is not None:
@@ -153,8 +216,13 @@ class PoolModel(RuleBasedStateMachine):
         self.settle()
 
     @precondition(lambda self: self.leases)
-    @rule(data=st.data(), how=st.sampled_from(["release", "discard", "detach", "reclaim"]))
-    def end_lease(self, data, how):
+    @rule(
+        data=st.data(),
+        how=st.sampled_from(["release", "discard", "detach", "reclaim"]),
+        late=st.sampled_from([0.0, 0.0, 1.0]),
+    )
+    def end_lease(self, data, how, late):
+        self.wait(late)
         slot, lease = pick(data, self.leases)
         self.leases.remove((slot, lease))
         name, since = slot.connection_id, slot.since
@@ -184,9 +252,12 @@ class PoolModel(RuleBasedStateMachine):
     # The server
 
     @precondition(lambda self: self.connects)
-    @rule(data=st.data())
-    def connect(self, data):
-        slot = pick(data, self.connects)
+    @rule(data=st.data(), late=st.sampled_from([0.0, 0.0, 1.0]))
+    def connect(self, data, late):
+        self.wait(late)
+        self.open(pick(data, self.connects))
+
+    def open(self, slot: Slot[str]) -> None:
         self.connects.remove(slot)
         self.core.connected(slot, f"connection {slot.connection_id}", self.now)
         self.settle()
@@ -209,30 +280,36 @@ class PoolModel(RuleBasedStateMachine):
 
     # The operator and the clock
 
-    @rule(seconds=st.sampled_from([0.001, 0.5, 2.0, 6.0, 25.0]))
+    @rule(seconds=st.sampled_from([0.001, 0.5, 2.0, 6.0, 25.0, 75.0]))
     def pass_time(self, seconds):
-        self.now += seconds
+        self.wait(seconds)
         self.settle()
 
     @precondition(lambda self: self.core.state == "open")
-    @rule(min_size=st.integers(0, 3), extra=st.integers(1, 3))
-    def resize(self, min_size, extra):
-        self.core.resize(min_size, min_size + extra, self.now)
-        self.ceiling = max(self.ceiling, min_size + extra)
-        self.settle()
-
-    @precondition(lambda self: self.core.state == "open")
-    @rule()
-    def drain(self):
-        self.core.drain(self.now)
-        self.settle()
-
-    @precondition(lambda self: self.core.state == "open")
-    @rule(luck=st.integers(0, 9))
-    def close(self, luck):
-        if luck == 0:
+    @rule(
+        what=st.sampled_from(["resize", "drain", "abandon or close"]),
+        min_size=st.integers(0, 3),
+        extra=st.integers(1, 3),
+        luck=st.integers(0, 9),
+    )
+    def operate(self, what, min_size, extra, luck):
+        if what == "resize":
+            self.core.resize(min_size, min_size + extra, self.now)
+            self.ceiling = max(self.ceiling, min_size + extra)
+        elif what == "drain":
+            self.core.drain(self.now)
+        elif luck == 0:
             self.core.close(self.now)
-            self.settle()
+        elif luck == 1:
+            self.abandon()
+        self.settle()
+
+    def abandon(self) -> None:
+        """Lose the event loop, and all that was on it."""
+        self.core.abandon(CloseReason.BROKEN, RuntimeError(), self.now)
+        for kept in (self.connects, self.closes, self.leases):
+            kept.clear()
+        self.callers = [caller for caller in self.callers if caller.error is not None]
 
     @precondition(lambda self: self.core.state == "closing")
     @rule()
@@ -256,6 +333,39 @@ class PoolModel(RuleBasedStateMachine):
         assert stats.in_use - stats.granted == len(self.leases)
         assert stats.connecting == len(self.connects)
         assert stats.closing == len(self.closes)
+
+    @invariant()
+    def who_stood_in_line_was_told_so_once(self):
+        queued = [event.request_id for event in self.replay.of(RequestQueued)]
+        assert len(queued) == len(set(queued))
+        assert {caller.id for caller in self.pending()} <= set(queued)
+        outcomes = self.replay.of(ConnectionAcquired, AcquireTimedOut, AcquireFailed)
+        for event in outcomes:
+            if getattr(event, "source", AcquireSource.IDLE) is not AcquireSource.IDLE:
+                assert event.request_id in queued
+
+    @invariant()
+    def saturation_is_told_while_it_lasts(self):
+        stats = self.core.stats(self.now)
+        since = self.saturated_since
+        assert self.is_saturated() == (self.replay.saturation is not None)
+        assert stats.saturated_for == (0.0 if since is None else self.now - since)
+        assert stats.saturation_time == pytest.approx(self.saturation_time)
+        ended = self.replay.of(SaturationEnded)
+        told = sum(event.duration for event in ended) + stats.saturated_for
+        assert stats.saturation_time == pytest.approx(told)
+
+    @invariant()
+    def the_peak_is_of_the_last_minute(self):
+        peak = self.core.stats(self.now).used_peak
+        # The loop is up to a second late to begin a new step.
+        assert self.most_in_use(59) <= peak <= self.most_in_use(70)
+
+    def most_in_use(self, seconds):
+        """Return the highest level in force at any time of the last so many seconds."""
+        ends = [time for time, _ in self.levels[1:]] + [math.inf]
+        past = self.now - seconds
+        return max(n for (_, n), end in zip(self.levels, ends, strict=True) if end > past)
 
     @invariant()
     def no_connection_is_in_two_places(self):
@@ -308,4 +418,4 @@ class PoolModel(RuleBasedStateMachine):
 
 
 TestPoolModel = PoolModel.TestCase
-TestPoolModel.settings = settings(max_examples=300)
+TestPoolModel.settings = settings(max_examples=400)

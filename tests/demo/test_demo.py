@@ -30,6 +30,7 @@ from poolscope.events import (
     ConnectionReleased,
     ConnectionRequested,
     ConnectStarted,
+    RequestQueued,
 )
 from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.testing.postgres import PostgresServer
@@ -397,7 +398,13 @@ def test_a_window_tells_of_the_last_seconds_only() -> None:
 
 
 def test_all_events_have_words_but_those_of_every_request() -> None:
-    quiet = {ConnectionRequested, ConnectionAcquired, ConnectionReleased, ConnectStarted}
+    quiet = {
+        ConnectionRequested,
+        RequestQueued,
+        ConnectionAcquired,
+        ConnectionReleased,
+        ConnectStarted,
+    }
     assert set(NOTEWORTHY) == set(EVENT_TYPES) - quiet
 
 

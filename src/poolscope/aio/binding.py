@@ -8,10 +8,12 @@ import weakref
 from asyncio import AbstractEventLoop, Task, current_task, get_running_loop
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from sys import is_finalizing
 from threading import get_ident
 from typing import Any
+
+from opentelemetry import context as otel_context
 
 from poolscope import registry
 from poolscope.aio.connector import terminate
@@ -65,7 +67,7 @@ class Binding(Engine[C]):
 
     def _settle(self, loop: AbstractEventLoop) -> None:
         self.loop = loop
-        self.jobs = Jobs(loop, copy_context())
+        self.jobs = Jobs(loop, _own_context())
         self.forget_alarm()
         self._halted = False
         self._sentinel = _watch(weakref.ref(self))
@@ -127,15 +129,23 @@ class Binding(Engine[C]):
         error = RuntimeError("this process was forked from the one that used the pool")
         try:
             self.core.abandon(CloseReason.FORKED, error, self.clock())
+            if self._halted:  # by the end of the parent's loop; nobody closed the pool
+                self.core.finish(self.clock())
+                self.renew()
         except Exception:  # another thread was in the middle of a decision
             self.renew()
         self.loop, self.thread = None, 0
-        self.metrics.reset()
+        self._count_from_zero()
 
     def _begin_in_child(self) -> None:
         self._forked = False
         self.publish()
+        self._count_from_zero()
+
+    def _count_from_zero(self) -> None:
         self.metrics.reset()
+        self.core.strain.reset()
+        self.bus.forget()
 
     def __del__(self) -> None:
         """Drop what was left open, and say so, unless the interpreter is ending anyway."""
@@ -152,6 +162,16 @@ class Binding(Engine[C]):
             ResourceWarning,
             stacklevel=2,
         )
+
+
+def _own_context() -> Context:
+    """Return the present context without its trace.
+
+    What the pool does for all its callers must not show as work of the one who was first.
+    """
+    context = copy_context()
+    context.run(otel_context.attach, otel_context.Context())
+    return context
 
 
 async def _watch(binding_ref: weakref.ref[Binding[Any]]) -> AsyncGenerator[None]:

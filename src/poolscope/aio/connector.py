@@ -17,7 +17,7 @@ Factory = Callable[[], C | Awaitable[C]]
 Function = Callable[[C], Any]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)  # a factory may hold a DSN
 class Connector(Generic[C]):
     """Four functions, each plain or async, called with the time limits of the settings."""
 

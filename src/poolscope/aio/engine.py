@@ -25,11 +25,14 @@ from poolscope.bus import EventBus
 from poolscope.core.journal import Journal
 from poolscope.core.pool_core import PoolCore
 from poolscope.core.slot import C, Slot
+from poolscope.core.strain import Strain
 from poolscope.core.ticket import NOTHING, Chores
 from poolscope.events import CloseFailed, Misuse, MisuseDetected, SubscriberFailed
+from poolscope.faults import where
 from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.settings import ConnectionPoolSettings
 from poolscope.stats import PoolStats
+from poolscope.target import Target
 
 logger = logging.getLogger("poolscope")
 
@@ -81,8 +84,12 @@ class Engine(Generic[C]):
         """Begin with a new core; its events go on counting where the old one's ended."""
         checks = self.settings.validate_on_acquire and self.connector.validate_func is not None
         self.plain_check = self.connector.plain_check if checks else None
-        journal = self.core.journal if hasattr(self, "core") else Journal(self.name, self.hooks)
-        self.core = PoolCore(self.name, self.settings, journal, random, checks=checks)
+        journal, strain = Journal(self.name, self.hooks), Strain()
+        if hasattr(self, "core"):
+            journal, strain = self.core.journal, self.core.strain
+        self.core = PoolCore(
+            self.name, self.settings, journal, random, checks=checks, strain=strain
+        )
         self.core.checks_idle = checks and self.plain_check is None
         self.loop = None
         self.thread = 0
@@ -168,8 +175,9 @@ class Engine(Generic[C]):
         self._alarm_at = math.inf
         try:
             self.pump()
-        except Exception:
-            logger.exception("upkeep of pool %r failed; it goes on in a second", self.name)
+        except Exception as error:
+            text = "upkeep of pool %r failed; it goes on in a second: %s"
+            logger.error(text, self.name, where(error))
             self._set_alarm(self.clock() + 1.0)
 
     def cancel_alarm(self) -> None:
@@ -235,6 +243,11 @@ class Engine(Generic[C]):
             self.core.disconnected(slot, self.clock())
 
     # What it tells
+
+    @property
+    def target(self) -> Target | None:
+        """Return what it connects to, if the settings say so."""
+        return self.settings.target if isinstance(self.settings.target, Target) else None
 
     def stats(self) -> PoolStats:
         """Return the levels at this moment. Safe from any thread."""

@@ -63,10 +63,10 @@ class Lease(Ticket[C], Generic[C]):
             requested, acquired = driver.bus.request_hooks
             if requested:
                 driver.bus.publish(ConnectionRequested, driver.name, now, self.id)
+            id_, connection_id, pool = self.id, slot.connection_id, driver.name
             for hook in acquired:
                 try:
-                    id_, name = self.id, slot.connection_id
-                    hook(driver.name, now, id_ + 1, id_, 0.0, _IDLE, name)
+                    hook(pool, now, id_ + 1, id_, 0.0, _IDLE, connection_id)
                 except BaseException as error:
                     driver.bus.report(hook, ConnectionAcquired, error)
         else:
@@ -116,10 +116,11 @@ class Lease(Ticket[C], Generic[C]):
                 return
         except ReleaseError:
             return
+        sequence, id_, pool = driver.core.journal.sequence, self.id, driver.name
+        connection_id = slot.connection_id
         for hook in driver.hooks[ConnectionReleased]:
             try:
-                sequence = driver.core.journal.sequence
-                hook(driver.name, now, sequence, self.id, slot.connection_id, use, 0.0)
+                hook(pool, now, sequence, id_, connection_id, use, 0.0)
             except BaseException as error:
                 driver.bus.report(hook, ConnectionReleased, error)
 

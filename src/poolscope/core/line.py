@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Generic
 
 from poolscope.core.slot import C
@@ -35,12 +35,13 @@ class Line(Generic[C]):
         if ticket.deadline < self.due:
             self.due = ticket.deadline
 
-    def rejoin(self, ticket: Ticket[C]) -> None:
-        """Stand where one stood: before all who came later."""
+    def rejoin(self, ticket: Ticket[C]) -> int:
+        """Stand where one stood: before all who came later. Return the place, from 1."""
         older = list(takewhile(lambda other: other.id < ticket.id, self))
         self.join(ticket)
         for each in (ticket, *reversed(older)):
             self.tickets.move_to_end(each.id, last=False)
+        return len(older) + 1
 
     def leave(self, ticket: Ticket[C]) -> bool:
         """Leave; False when the ticket was not in line."""
@@ -52,6 +53,10 @@ class Line(Generic[C]):
             return next(iter(self.tickets.values()), None)
         except RuntimeError:  # another thread took a snapshot while the line changed
             return None
+
+    def place(self, number: int) -> int:
+        """Return the request that stands in this place, from 0; 0 when nobody does."""
+        return next(islice(self.tickets, number, None), 0)
 
     def pop(self) -> Ticket[C]:
         """Take the longest waiting ticket out."""

@@ -28,6 +28,7 @@ from poolscope.events import (
     ConnectionRequested,
     FailureReason,
     LeakReturned,
+    RequestQueued,
 )
 
 
@@ -62,6 +63,7 @@ class PoolCore(Upkeep[C]):
         """Grant, refuse, or let wait. Nobody passes those already in line."""
         ticket.slot = None
         ticket.error = None
+        ticket.queued = False
         ticket.waker = None
         ticket.deadline = now + timeout
         ticket.round = self.backoff.round
@@ -70,6 +72,7 @@ class PoolCore(Upkeep[C]):
             self._refuse(ticket, verdicts.closed(self.stats(now)), FailureReason.CLOSED)
         elif slot := self._take_idle(now):
             self._grant(ticket, slot, AcquireSource.IDLE, now)
+            self._note_use(now)
         elif timeout <= 0:
             self._time_out(ticket, now)
         elif limit is not None and len(self._waiting) >= limit:
@@ -79,6 +82,13 @@ class PoolCore(Upkeep[C]):
             self.line.join(ticket)
             if ticket.deadline < self.due:
                 self.due = ticket.deadline
+            ticket.queued = True
+            waiting, strain = len(self._waiting), self.strain
+            self.journal.record(RequestQueued, now, ticket.id, waiting)
+            if not strain.saturated:
+                self._weigh(now)
+            elif waiting > strain.peak_waiting:
+                strain.peak_waiting = waiting
 
     def conclude(self, ticket: Ticket[C], now: float) -> bool:
         """Say that the caller has its answer: this is the request's one outcome.
@@ -115,8 +125,10 @@ class PoolCore(Upkeep[C]):
         if slot:
             del self._granted[ticket.id]
             slot.end_lease()
-        elif not self.line.leave(ticket):
+        elif ticket.error is not None:
             self._refused -= 1
+        elif not self.line.leave(ticket):
+            return  # abandoned with its event loop, which was told then
         wait = now - ticket.requested_at
         reason = FailureReason.CANCELLED
         self.journal.record(AcquireFailed, now, ticket.id, wait, reason, error)
@@ -124,6 +136,7 @@ class PoolCore(Upkeep[C]):
             self._close(slot, CloseReason.DIRTY, now)
         elif slot:
             self._offer(slot, ticket.source, now)
+        self._weigh(now)
 
     def reject(self, ticket: Ticket[C], now: float, error: BaseException | None = None) -> None:
         """Close a granted connection that failed its validation; the ticket waits on, in front.
@@ -143,7 +156,10 @@ class PoolCore(Upkeep[C]):
             return
         idle = self._take_idle(now)
         if idle is None:
-            self.line.rejoin(ticket)
+            place = self.line.rejoin(ticket)
+            if not ticket.queued:
+                ticket.queued = True
+                self.journal.record(RequestQueued, now, ticket.id, place)
             self.due = min(self.due, ticket.deadline)
             self._expire_line(now)
         else:
@@ -173,7 +189,7 @@ class PoolCore(Upkeep[C]):
         if slot.lease != lease:
             raise self.not_leased(slot.connection_id)
         idle = self._idle
-        quiet = not self._waiting and len(idle) < self._keep
+        quiet = not self._waiting and self._low <= len(idle) < self._keep
         if quiet and slot.expires_at > now and not slot.suspected:
             slot.lease = 0
             slot.holder = None
@@ -181,6 +197,8 @@ class PoolCore(Upkeep[C]):
             idle.append(slot)
             self.journal.sequence += 1
             return True
+        if len(idle) < self._low:
+            self._note_use(now)
         self._end_lease(slot, now, reset)
         self._offer(slot, AcquireSource.HANDOFF, now)
         return False
@@ -210,6 +228,7 @@ class PoolCore(Upkeep[C]):
         """Let a leased connection go for good, and free its slot."""
         connection = slot.connection
         assert connection is not None
+        self._note_peak(now)
         use, age = now - slot.since, now - slot.opened_at
         self.journal.record(ConnectionDetached, now, slot.lease, slot.connection_id, use, age)
         self._vacate(slot, now)

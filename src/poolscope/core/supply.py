@@ -3,69 +3,30 @@
 from __future__ import annotations
 
 import math
-from typing import Generic
 
 from poolscope.core import verdicts
-from poolscope.core.backoff import Backoff, Random
-from poolscope.core.journal import Journal
-from poolscope.core.line import Line
-from poolscope.core.places import Places
-from poolscope.core.slot import CLOSING, CONNECTING, IDLE, IN_USE, C, Slot
+from poolscope.core.slot import IN_USE, C, Slot
+from poolscope.core.state import State
+from poolscope.core.strain import PEAK_STEP
 from poolscope.core.ticket import NOTHING, Chores, Ticket
 from poolscope.errors import PoolError, ValidationFailedError
 from poolscope.events import (
     AcquireSource,
     CloseReason,
     ConnectFailed,
+    ConnectFault,
     ConnectionClosed,
     ConnectionOpened,
     ConnectStarted,
     FailureReason,
 )
-from poolscope.settings import ConnectionPoolSettings
-from poolscope.stats import PoolState, PoolStats
+from poolscope.faults import classify
 
 SHORTEST_SWEEP = 0.01
 
 
-class Supply(Generic[C]):
-    """The slots, the line in front of them, and the connects and closes they ask for."""
-
-    def __init__(
-        self,
-        name: str,
-        settings: ConnectionPoolSettings,
-        journal: Journal,
-        rng: Random,
-        *,
-        checks: bool = False,
-    ) -> None:
-        """Make a pool that is not yet open. `checks`: grants are validated before they count."""
-        self.name = name
-        self.settings = settings
-        self.journal = journal
-        self.checks = checks
-        self.checks_idle = checks
-        """False if the driver has validated what lies on top of the idle connections itself."""
-        self.state: PoolState = "new"
-        self.generation = 0
-        self.due = math.inf
-        """When `tick` has to be called next, at the latest."""
-        self.places: Places[C] = Places(settings.max_size)
-        self.line: Line[C] = Line()
-        self.backoff = Backoff(settings, rng)
-        self._random = rng
-        self.vacant = self.places.vacant
-        self._idle = self.places.idle
-        self._waiting = self.line.tickets
-        self._granted: dict[int, Ticket[C]] = {}
-        """Tickets with a slot whose callers have not yet concluded."""
-        self._refused = 0
-        """Tickets with an error whose callers have not yet concluded."""
-        self._serial = 0
-        self._keep = 0
-        """Up to so many idle connections a release needs no second thought."""
-        self.owed: Chores[C] = NOTHING
+class Supply(State[C]):
+    """Connects, grants and closes, as the line and the limits ask for them."""
 
     # What the driver owes
 
@@ -99,7 +60,8 @@ class Supply(Generic[C]):
             slot.close_reason = CloseReason.LIFETIME
             slot.round = self.backoff.round
             slot.attempt = self.backoff.streak + 1
-            self.journal.record(ConnectStarted, now, slot.connection_id, slot.attempt)
+            request = self.line.place(places.connecting - 1)
+            self.journal.record(ConnectStarted, now, slot.connection_id, slot.attempt, request)
             self._owe().connect.append(slot)
 
     def _connects_needed(self) -> int:
@@ -112,6 +74,7 @@ class Supply(Generic[C]):
 
     def connected(self, slot: Slot[C], connection: C, now: float) -> None:
         """Take an opened connection in: to the longest waiter, or idle."""
+        self._expire_line(now)  # before it counts as in use, which would look like saturation
         self.journal.record(ConnectionOpened, now, slot.connection_id, now - slot.since)
         self.places.fill(slot, connection)
         life = self.settings.max_lifetime
@@ -123,14 +86,16 @@ class Supply(Generic[C]):
             self.backoff.succeeded()
         self.due = min(self.due, now + self.sweep_period())
         self._offer(slot, AcquireSource.NEW, now)
+        self._note_use(now)
 
     def connect_failed(
         self, slot: Slot[C], error: BaseException, now: float, *, abandoned: bool = False
     ) -> None:
         """Free the slot of a connect that failed; fail those who have waited long enough for it."""
         create = now - slot.since
+        fault = ConnectFault.ABANDONED if abandoned else classify(error)
         self.journal.record(
-            ConnectFailed, now, slot.connection_id, create, slot.attempt, error, abandoned
+            ConnectFailed, now, slot.connection_id, create, slot.attempt, error, fault
         )
         self._vacate(slot, now)
         if not abandoned:
@@ -149,7 +114,7 @@ class Supply(Generic[C]):
         settings = self.settings
         life = settings.max_lifetime * (1 - settings.lifetime_jitter)
         leak = settings.leak_threshold or math.inf
-        return max(SHORTEST_SWEEP, min(settings.idle_timeout, life, leak))
+        return max(SHORTEST_SWEEP, min(settings.idle_timeout, life, leak, PEAK_STEP))
 
     # Where a connection goes
 
@@ -165,14 +130,12 @@ class Supply(Generic[C]):
             self._expire_line(now)
         if self._waiting:
             self._grant(self._waiting.popitem(last=False)[1], slot, source, now)
+            if not self._waiting and self.strain.saturated:
+                self._weigh(now)
         elif len(self._idle) >= self.idle_limit():
             self._close(slot, CloseReason.EXCESS, now)
         else:
             self.places.put_idle(slot, now)
-
-    def idle_limit(self) -> int:
-        """Return how many idle connections are kept at most."""
-        return max(self.settings.max_idle, self.settings.min_size)
 
     def _grant(self, ticket: Ticket[C], slot: Slot[C], source: AcquireSource, now: float) -> None:
         self.places.move(slot, IN_USE, now)
@@ -192,14 +155,18 @@ class Supply(Generic[C]):
         return None
 
     def _close(self, slot: Slot[C], reason: CloseReason, now: float) -> None:
+        if slot.state is IN_USE:
+            self._note_peak(now)
         age = now - slot.opened_at
         self.journal.record(ConnectionClosed, now, slot.connection_id, reason, age)
         self.places.begin_closing(slot, now)
         self._owe().close.append(slot)
+        self._weigh(now)
 
     def _vacate(self, slot: Slot[C], now: float) -> None:
         self.places.vacate(slot, now, self.settings.max_size)
         self._settle_limits()
+        self._weigh(now)
 
     def _settle_limits(self) -> None:
         """Set how much a release has to think: nothing while the pool is open and not too big."""
@@ -212,6 +179,7 @@ class Supply(Generic[C]):
     def _expire_line(self, now: float) -> None:
         for ticket in self.line.expire(now):
             self._time_out(ticket, now)
+        self._weigh(now)
 
     def _time_out(self, ticket: Ticket[C], now: float) -> None:
         error = verdicts.timed_out(self.stats(now), now - ticket.requested_at, self.backoff.error)
@@ -240,31 +208,4 @@ class Supply(Generic[C]):
             self._refuse(ticket, verdict, reason)
             if stats.in_use > stats.granted:
                 break
-
-    # The snapshot
-
-    def stats(self, now: float) -> PoolStats:
-        """Return the levels at this moment."""
-        states = self.places.states()
-        leased = [slot for slot in self.places.slots if slot.state is IN_USE]
-        oldest = min(leased, key=lambda slot: slot.since, default=None)
-        first = self.line.first()
-        return PoolStats(
-            pool=self.name,
-            time=now,
-            sequence=self.journal.sequence,
-            state=self.state,
-            min_size=self.settings.min_size,
-            max_size=self.settings.max_size,
-            max_idle=self.idle_limit(),
-            idle=states.count(IDLE),
-            in_use=states.count(IN_USE),
-            connecting=states.count(CONNECTING),
-            closing=states.count(CLOSING),
-            waiting=len(self.line) + len(self._granted) + self._refused,
-            granted=len(self._granted),
-            oldest_wait=max(0.0, now - first.requested_at) if first else 0.0,
-            oldest_use=max(0.0, now - oldest.since) if oldest else 0.0,
-            oldest_use_at=oldest.acquired_at() if oldest else None,
-            generation=self.generation,
-        )
+        self._weigh(now)

@@ -18,6 +18,7 @@ class Ticket(Generic[C]):
         "deadline",
         "error",
         "id",
+        "queued",
         "reason",
         "requested_at",
         "round",
@@ -34,6 +35,9 @@ class Ticket(Generic[C]):
     source: AcquireSource
     error: PoolError | None
     reason: FailureReason
+
+    queued: bool
+    """Whether it has stood in line; told once."""
 
     waker: Any
     """The driver's own: what wakes the caller, None while it does not sleep."""

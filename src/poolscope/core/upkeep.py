@@ -36,6 +36,7 @@ class Upkeep(Supply[C]):
         self._retire_idle(now)
         self._notice_leaks(now)
         self.due = self._next_due(now)
+        self._note_use(now)
 
     def _retire_idle(self, now: float) -> None:
         spare = self.places.open - self.settings.min_size
@@ -88,6 +89,7 @@ class Upkeep(Supply[C]):
         for slot in self._idle[: max(0, surplus)]:
             self._close(slot, CloseReason.EXCESS, now)
         self.journal.record(PoolResized, now, min_size, max_size)
+        self._weigh(now)
 
     def drain(self, now: float) -> None:
         """Begin a new generation: what is open or opening now is closed as soon as it is free."""
@@ -106,6 +108,7 @@ class Upkeep(Supply[C]):
         self._settle_limits()
         while self.line:
             self._refuse(self.line.pop(), verdicts.closed(self.stats(now)), FailureReason.CLOSED)
+        self._weigh(now)
         for slot in self._idle.copy():
             self._close(slot, CloseReason.POOL_CLOSED, now)
 
@@ -128,8 +131,9 @@ class Upkeep(Supply[C]):
         self._close(slot, reason, now)
 
     def finish(self, now: float) -> None:
-        """Be closed."""
+        """Be closed; nothing falls due any more."""
         self.state = "closed"
+        self.due = math.inf
         self.journal.record(PoolClosed, now)
 
     def abandon(self, reason: CloseReason, error: BaseException, now: float) -> None:
@@ -142,6 +146,7 @@ class Upkeep(Supply[C]):
             wait = now - ticket.requested_at
             cancelled = FailureReason.CANCELLED
             self.journal.record(AcquireFailed, now, ticket.id, wait, cancelled, error)
+        self._weigh(now)
         leases = set(self._granted)
         self._granted.clear()
         for slot in self.places.slots:

@@ -1,7 +1,8 @@
-"""Every metric: its name, instrument, unit, meaning, attributes and buckets. Written only here.
+"""Every metric and span: names, instruments, units, meanings, attributes, buckets. Only here.
 
 Names, units and instruments of `db.client.connection.*` are those of the OpenTelemetry semantic
-conventions 1.44 (model/db/metrics.yaml), which give no buckets: those are ours.
+conventions 1.44 (model/db/metrics.yaml), which give no buckets: those are ours. So is everything
+that begins with `poolscope.`, and the names of the spans, for which there is no convention.
 """
 
 from __future__ import annotations
@@ -14,6 +15,30 @@ STATE = "db.client.connection.state"
 STATE_IDLE = "idle"
 STATE_USED = "used"
 ERROR_TYPE = "error.type"
+REASON = "reason"
+OVERFLOW = "otel.metric.overflow"
+"""Stands in place of the pool's name on the series that sum up the pools beyond the limit."""
+MOST_POOLS = 2000
+"""Pools that have series of their own, at most; the limit of the metrics SDK specification."""
+
+SCOPE = "poolscope"
+"""The instrumentation scope of metrics and spans."""
+
+ACQUIRE_SPAN = "pool.acquire"
+USE_SPAN = "pool.use"
+CONNECT_SPAN = "pool.connect"
+SYSTEM = "db.system.name"
+NAMESPACE = "db.namespace"
+SERVER_ADDRESS = "server.address"
+SERVER_PORT = "server.port"
+ACQUIRE_SOURCE = "poolscope.acquire.source"
+ACQUIRE_ATTEMPTS = "poolscope.acquire.attempts"
+CONNECT_ATTEMPT = "poolscope.connect.attempt"
+CONNECTION_ID = "poolscope.connection.id"
+LINK = "poolscope.link"
+"""Why a span is linked: it was the `holder` of a connection, or the `connect` that opened it."""
+LINK_HOLDER = "holder"
+LINK_CONNECT = "connect"
 
 WAIT_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0
@@ -26,7 +51,7 @@ USE_BUCKETS = (
 )  # fmt: skip
 """Seconds; the tail shows leaks."""
 
-Kind = Literal["counter", "updowncounter", "histogram"]
+Kind = Literal["counter", "updowncounter", "gauge", "histogram"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +115,9 @@ CREATE_TIME = Metric(
     "db.client.connection.create_time",
     "histogram",
     "s",
-    "Time it took to open a connection, failed attempts included",
-    buckets=CREATE_BUCKETS,
+    "Time until a connect ended, with error.type when it opened no connection",
+    (POOL_NAME, ERROR_TYPE),
+    CREATE_BUCKETS,
 )
 WAIT_TIME = Metric(
     "db.client.connection.wait_time",
@@ -109,6 +135,72 @@ USE_TIME = Metric(
     buckets=USE_BUCKETS,
 )
 
+POOLS = Metric("poolscope.pools", "updowncounter", "{pool}", "Pools that are open", ())
+FAILURES = Metric(
+    "poolscope.acquire.failures",
+    "counter",
+    "{request}",
+    "Requests that got no connection, by why",
+    (POOL_NAME, ERROR_TYPE),
+)
+CONNECT_FAILURES = Metric(
+    "poolscope.connect.failures",
+    "counter",
+    "{attempt}",
+    "Connects that failed, by why: timeout, refused, auth or other",
+    (POOL_NAME, ERROR_TYPE),
+)
+CLOSED = Metric(
+    "poolscope.connection.closed",
+    "counter",
+    "{connection}",
+    "Connections that were closed, by why",
+    (POOL_NAME, REASON),
+)
+OPENING = Metric(
+    "poolscope.connection.opening",
+    "updowncounter",
+    "{connection}",
+    "Connections being opened now",
+)
+LEAKS = Metric(
+    "poolscope.connection.leaks",
+    "counter",
+    "{leak}",
+    "Leases that lasted longer than leak_threshold",
+)
+USED_PEAK = Metric(
+    "poolscope.connection.used.peak",
+    "gauge",
+    "{connection}",
+    "The most connections in use at a time, in the last 60 s",
+)
+USE_OLDEST = Metric(
+    "poolscope.use.oldest", "gauge", "s", "How long the longest present lease has lasted"
+)
+WAIT_OLDEST = Metric(
+    "poolscope.wait.oldest", "gauge", "s", "How long the first in line has been waiting"
+)
+ACQUIRE_TIMEOUT = Metric("poolscope.acquire.timeout", "gauge", "s", "The setting acquire_timeout")
+SATURATION_TIME = Metric(
+    "poolscope.saturation.time",
+    "counter",
+    "s",
+    "Time during which requests waited while all connections were in use",
+)
+SUBSCRIBER_ERRORS = Metric(
+    "poolscope.subscriber.errors",
+    "counter",
+    "{error}",
+    "How often a subscriber raised over an event of the pool",
+)
+EVENTS_DROPPED = Metric(
+    "poolscope.events.dropped",
+    "counter",
+    "{event}",
+    "Events lost because a buffered subscriber was too slow",
+)
+
 METRICS = (
     COUNT,
     IDLE_MAX,
@@ -119,4 +211,17 @@ METRICS = (
     CREATE_TIME,
     WAIT_TIME,
     USE_TIME,
+    POOLS,
+    FAILURES,
+    CONNECT_FAILURES,
+    CLOSED,
+    OPENING,
+    LEAKS,
+    USED_PEAK,
+    USE_OLDEST,
+    WAIT_OLDEST,
+    ACQUIRE_TIMEOUT,
+    SATURATION_TIME,
+    SUBSCRIBER_ERRORS,
+    EVENTS_DROPPED,
 )

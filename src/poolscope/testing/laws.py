@@ -22,10 +22,14 @@ class Replay:
         self.counts: Counter[type[e.Event]] = Counter()
         self.requests: set[int] = set()
         """Requests not yet ended."""
+        self.queued: set[int] = set()
+        """Those of them that had to wait."""
         self.leases: dict[int, str] = {}
         """Leases not yet ended, and the connection of each."""
         self.connecting: set[str] = set()
         self.open: set[str] = set()
+        self.saturation: e.SaturationStarted | None = None
+        """The present one."""
         self.reasons: Counter[e.CloseReason] = Counter()
         self.faults: list[str] = []
 
@@ -50,10 +54,17 @@ class Replay:
     def _ConnectionRequested(self, event: e.ConnectionRequested) -> None:
         self.requests.add(event.sequence)
 
+    def _RequestQueued(self, event: e.RequestQueued) -> None:
+        self._expect(event.request_id in self.requests, f"queued when ended: {event}")
+        self._expect(event.request_id not in self.queued, f"queued twice: {event}")
+        self.queued.add(event.request_id)
+        self._expect(0 < event.waiting <= len(self.queued), f"no place in the line: {event}")
+
     def _end_request(self, event: e.ConnectionAcquired | e.AcquireFailed) -> None:
         self._expect(event.request_id in self.requests, f"ended twice, or never made: {event}")
         self._expect(event.wait >= 0, f"negative wait: {event}")
         self.requests.discard(event.request_id)
+        self.queued.discard(event.request_id)
 
     _AcquireFailed = _AcquireTimedOut = _end_request
 
@@ -81,6 +92,8 @@ class Replay:
         self._expect(
             event.connection_id not in self.connecting | self.open, f"started twice: {event}"
         )
+        waits = event.request_id in self.queued
+        self._expect(waits or event.request_id == 0, f"started for nobody: {event}")
         self.connecting.add(event.connection_id)
 
     def _ConnectionOpened(self, event: e.ConnectionOpened) -> None:
@@ -100,6 +113,18 @@ class Replay:
         self.open.discard(event.connection_id)
         self.reasons[event.reason] += 1
 
+    def _SaturationStarted(self, event: e.SaturationStarted) -> None:
+        self._expect(self.saturation is None, f"saturated twice: {event}")
+        self._expect(0 < event.waiting <= len(self.queued), f"saturated by nobody: {event}")
+        self.saturation = event
+
+    def _SaturationEnded(self, event: e.SaturationEnded) -> None:
+        began, self.saturation = self.saturation, None
+        if began is None:
+            return self._expect(False, f"never began: {event}")
+        self._expect(event.duration == event.time - began.time, f"wrong duration: {event}")
+        self._expect(event.peak_waiting >= began.waiting, f"wrong peak: {event}")
+
     def check(self, stats: PoolStats) -> None:
         """Compare the books with a snapshot: laws I1 to I4, I6, I10 and I16."""
         count = self.counts
@@ -113,9 +138,21 @@ class Replay:
         gone = count[e.ConnectionClosed] + count[e.ConnectionDetached]
         self._equal("opened", count[e.ConnectionOpened], gone + stats.idle + stats.in_use)
         self._expect(min(stats.idle, stats.in_use, stats.closing) >= 0, f"negative: {stats}")
+        self._check_saturation(stats)
         if self.events:
             self._equal("sequence", self.events[-1].sequence, stats.sequence)
         assert not self.faults, "\n".join(itertools.islice(self.faults, 5))
+
+    def _check_saturation(self, stats: PoolStats) -> None:
+        """Compare saturation. Who stood in line and was just refused is still waiting here."""
+        began = self.saturation
+        lasts = 0.0 if began is None else stats.time - began.time
+        self._expect(lasts == stats.saturated_for, f"saturated for {lasts} s: {stats}")
+        self._expect(lasts <= stats.saturation_time, f"saturated less than at present: {stats}")
+        full, in_line = stats.in_use >= stats.max_size, stats.waiting > stats.granted
+        self._expect(began is None or (full and in_line), f"saturated by nobody: {stats}")
+        somebody = stats.oldest_wait > 0
+        self._expect(not (full and somebody) or began is not None, f"not saturated: {stats}")
 
     def _equal(self, what: str, booked: int, shown: int) -> None:
         self._expect(booked == shown, f"{what}: {booked} by the events, {shown} by the snapshot")

@@ -25,6 +25,8 @@ from poolscope.events import (
     PoolDrained,
     PoolOpened,
     PoolResized,
+    SaturationEnded,
+    SaturationStarted,
     SubscriberFailed,
 )
 
@@ -108,6 +110,10 @@ def _returned(event: LeakReturned) -> str:
     return f"connection {event.connection_id} came back after {duration(event.use)}"
 
 
+def _saturation_ended(event: SaturationEnded) -> str:
+    return f"a place is free after {duration(event.duration)}; {event.peak_waiting} waited at most"
+
+
 _Phrase = tuple[Tone, Callable[[Any], str]]
 
 _PHRASES: dict[type[Event], _Phrase] = {
@@ -122,6 +128,8 @@ _PHRASES: dict[type[Event], _Phrase] = {
     ConnectionDetached: ("plain", lambda e: f"connection {e.connection_id} left the pool for good"),
     AcquireTimedOut: ("bad", _timed_out),
     AcquireFailed: ("bad", _failed),
+    SaturationStarted: ("warning", lambda _: "all connections are in use, and requests wait"),
+    SaturationEnded: ("plain", _saturation_ended),
     LeakSuspected: ("warning", _suspected),
     LeakReturned: ("good", _returned),
     LeakReclaimed: ("warning", lambda e: f"connection {e.connection_id} was taken back by force"),
