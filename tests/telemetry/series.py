@@ -10,7 +10,17 @@ from opentelemetry.sdk.metrics.export import (
     Metric,
     Sum,
 )
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric as Family
+from prometheus_client.openmetrics import exposition
+from prometheus_client.openmetrics import parser as openmetrics_parser
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from poolscope.telemetry.prometheus import PoolCollector
+
+# Neither has types.
+_write_openmetrics: Any = exposition.generate_latest
+parse_openmetrics: Any = openmetrics_parser.text_string_to_metric_families
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -21,6 +31,24 @@ def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
 
 def of_families(families: Iterable[Family]) -> Series:
     return {key(s.name, **s.labels): s.value for family in families for s in family.samples}
+
+
+def pools_registry() -> CollectorRegistry:
+    """A registry that shows the pools, and nothing else."""
+    registry = CollectorRegistry()
+    registry.register(PoolCollector())
+    return registry
+
+
+def scrape(registry: CollectorRegistry | None = None) -> list[Family]:
+    """What a scrape for plain text reads."""
+    return list(parse_text(generate_latest(registry or pools_registry()).decode()))
+
+
+def scrape_openmetrics(registry: CollectorRegistry | None = None) -> list[Family]:
+    """What a scrape for OpenMetrics reads."""
+    text: bytes = _write_openmetrics(registry or pools_registry())
+    return list(parse_openmetrics(text.decode()))
 
 
 def collected(reader: InMemoryMetricReader) -> dict[str, Metric]:
@@ -40,10 +68,10 @@ def of_otel(reader: InMemoryMetricReader) -> Series:
     series: Series = {}
     for metric in collected(reader).values():
         name = metric.name.replace(".", "_")
-        if isinstance(metric.data, Sum) and metric.data.is_monotonic:
-            name += "_total"
         if metric.unit == "s":
             name += "_seconds"
+        if isinstance(metric.data, Sum) and metric.data.is_monotonic:
+            name += "_total"
         for point in metric.data.data_points:
             labels = {k.replace(".", "_"): v for k, v in (point.attributes or {}).items()}
             series |= _point(name, labels, point)

@@ -9,18 +9,24 @@ from typing import Any
 import pytest
 from opentelemetry.metrics import CallbackOptions, NoOpMeter, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import Histogram, InMemoryMetricReader, Sum
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
 
-from poolscope import bus
+from poolscope import PoolTimeoutError, bus
+from poolscope.events import AcquireTimedOut, ConnectionReleased
 from poolscope.telemetry import catalog
 from poolscope.telemetry.otel_metrics import observe_pools
+from poolscope.telemetry.otel_spans import PoolTracer
 from poolscope.telemetry.prometheus import PoolCollector
 from tests.support import run
+from tests.telemetry.outbox import assert_catalogue, without_empty_histograms
 from tests.telemetry.series import Series, collected, key, of_families, of_otel
 from tests.telemetry.traffic import (
     Clock,
     drive,
+    expect,
     fail_to_connect,
     fake_source,
     hold,
@@ -31,6 +37,16 @@ from tests.telemetry.traffic import (
 
 POOL = "db_client_connection_pool_name"
 COUNT = "db_client_connection_count"
+
+
+def durations(reader: InMemoryMetricReader) -> dict[tuple[str, str | None], HistogramDataPoint]:
+    """The histograms, by name and error type."""
+    return {
+        (name.split(".")[-1], (point.attributes or {}).get("error.type")): point
+        for name, metric in collected(reader).items()
+        for point in metric.data.data_points
+        if isinstance(point, HistogramDataPoint)
+    }
 
 
 class CallableMeter(NoOpMeter):
@@ -62,18 +78,7 @@ def test_every_metric_of_the_catalogue_has_its_instrument_unit_and_buckets(
         async with make_pool("orders", clock, max_waiting=1) as pool:
             await drive(pool, clock)
             metrics = collected(reader)
-        assert metrics.keys() == {metric.name for metric in catalog.METRICS}
-        for metric in catalog.METRICS:
-            data = metrics[metric.name].data
-            assert metrics[metric.name].unit == metric.unit
-            if metric.kind == "histogram":
-                assert isinstance(data, Histogram)
-                assert data.data_points[0].explicit_bounds == metric.buckets
-            else:
-                assert isinstance(data, Sum)
-                assert data.is_monotonic == (metric.kind == "counter")
-            for point in data.data_points:
-                assert set(point.attributes or {}) <= set(metric.attributes)
+        assert_catalogue(metrics)
 
     run(main())
 
@@ -99,12 +104,7 @@ def test_prometheus_and_opentelemetry_give_the_same_series(reader: InMemoryMetri
     prometheus, otel = run(main())
     assert prometheus[key("db_client_connection_pending_requests", **{POOL: "orders"})] == 1
     # The API cannot say that a histogram is empty: there a series begins with its first value.
-    nothing = {"db_client_connection_wait_time_seconds", "db_client_connection_use_time_seconds"}
-    for name, labels in [*prometheus]:
-        succeeded = "error_type" not in dict(labels)
-        if (POOL, "users") in labels and name.rpartition("_")[0] in nothing and succeeded:
-            assert prometheus.pop((name, labels)) == 0
-    assert otel == pytest.approx(prometheus)
+    assert otel == pytest.approx(without_empty_histograms(prometheus))
 
 
 def test_a_lost_connection_counts_as_used_until_it_is_taken_back(
@@ -124,12 +124,17 @@ def test_a_lost_connection_counts_as_used_until_it_is_taken_back(
 
 
 def test_the_numbers_of_one_collection_fit_each_other(reader: InMemoryMetricReader) -> None:
+    looked_at = {"idle.max", "idle.min", "max", "pending_requests", "connection.used.peak"}
     with fake_source() as source:
         for collection in (1, 2, 3):
             series = of_otel(reader)
             assert source.looks == collection
-            levels = {value for (name, _), value in series.items() if name != COUNT}
-            assert levels == {collection, 0}  # 0 timeouts
+            levels = [
+                value
+                for (name, _), value in series.items()
+                if name.endswith(tuple(each.replace(".", "_") for each in looked_at))
+            ]
+            assert levels == [collection] * len(looked_at)
             assert sum(v for (name, _), v in series.items() if name == COUNT) == source.size
 
 
@@ -153,6 +158,15 @@ def test_readers_that_collect_at_the_same_time_do_not_mix_their_numbers() -> Non
         assert read(catalog.IDLE_MIN) == 1
     observer.close()
     del provider  # nobody else keeps it
+
+
+def test_a_source_that_cannot_be_read_does_not_hide_the_others(
+    reader: InMemoryMetricReader,
+) -> None:
+    with fake_source("broken") as broken, fake_source("fine"):
+        broken.size = 0  # to divide by
+        series = of_otel(reader)
+    assert {dict(labels)[POOL] for name, labels in series if name == COUNT} == {"fine"}
 
 
 def test_a_pool_is_shown_while_it_is_open(reader: InMemoryMetricReader) -> None:
@@ -250,6 +264,7 @@ from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from poolscope.telemetry.otel_metrics import observe_pools
+from poolscope.telemetry.otel_spans import PoolTracer
 from tests.telemetry.series import of_otel
 from tests.telemetry.traffic import Clock, hold, make_pool
 
@@ -285,3 +300,77 @@ def test_concurrent_tasks_are_recorded_one_by_one(reader: InMemoryMetricReader) 
     series = run(main())
     assert series[key("db_client_connection_wait_time_seconds_count", **{POOL: "orders"})] == 50
     assert series[key("db_client_connection_use_time_seconds_count", **{POOL: "orders"})] == 50
+
+
+# Where exemplars lead
+
+
+def test_an_exemplar_leads_to_the_pools_own_span(
+    reader: InMemoryMetricReader,
+    tracer: PoolTracer,
+    provider: TracerProvider,
+    exporter: InMemorySpanExporter,
+) -> None:
+    async def main() -> None:
+        clock = Clock()
+        async with make_pool("orders", clock) as pool:
+            with provider.get_tracer("app").start_as_current_span("request"):
+                await hold(pool, clock, 1.0)
+
+    run(main())
+    spans = {span.name: span.context for span in exporter.get_finished_spans()}
+    led = {
+        name: [(e.trace_id, e.span_id) for e in point.exemplars]
+        for (name, _), point in durations(reader).items()
+    }
+    for histogram, name in (("wait", "acquire"), ("use", "use"), ("create", "connect")):
+        context = spans[f"pool.{name}"]
+        assert context is not None
+        assert led[f"{histogram}_time"] == [(context.trace_id, context.span_id)]
+
+
+def test_a_value_without_a_span_of_its_own_leads_nowhere(
+    reader: InMemoryMetricReader, provider: TracerProvider
+) -> None:
+    async def main() -> None:
+        clock = Clock()
+        async with make_pool("orders", clock) as pool:
+            with provider.get_tracer("app").start_as_current_span("unrelated"):
+                await hold(pool, clock, 1.0)
+                async with pool.connection():
+                    await expect(PoolTimeoutError, pool)
+
+    run(main())
+    points = durations(reader)
+    assert points.keys() == {
+        ("wait_time", None), ("wait_time", "timeout"), ("use_time", None), ("create_time", None)
+    }  # fmt: skip
+    assert not [point for point in points.values() if point.exemplars]
+
+
+# How many pools have series of their own
+
+
+def test_pools_beyond_the_limit_share_one_series_for_ever(
+    reader: InMemoryMetricReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "MOST_POOLS", 2)
+    for pool in ("a", "b", "c", "d", "a"):
+        bus.ROOT.publish(ConnectionReleased, pool, 0.0, 1, 1, "1", 0.5, 0.0)
+        bus.ROOT.publish(AcquireTimedOut, pool, 0.0, 2, 2, 0.5, None, None)
+    metrics = collected(reader)
+    counted = {
+        (name.split(".")[-1], tuple(sorted((point.attributes or {}).items()))): point.count
+        for name, metric in metrics.items()
+        for point in metric.data.data_points
+        if isinstance(point, HistogramDataPoint)
+    }
+    name, timeout = catalog.POOL_NAME, (catalog.ERROR_TYPE, "timeout")
+    assert counted == {
+        ("use_time", ((name, "a"),)): 2,
+        ("use_time", ((name, "b"),)): 1,
+        ("use_time", ((catalog.OVERFLOW, True),)): 2,
+        ("wait_time", ((name, "a"), timeout)): 2,
+        ("wait_time", ((name, "b"), timeout)): 1,
+        ("wait_time", (timeout, (catalog.OVERFLOW, True))): 2,
+    }

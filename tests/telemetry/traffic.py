@@ -117,6 +117,7 @@ class FakeSource:
     def __init__(self, name: str = "fake", size: int = 10) -> None:
         self.bus = EventBus()
         self.metrics = ConnectionPoolMetrics()
+        self.target = None
         self.looks = 0
         self.size = size
         self.state: PoolState = "open"
@@ -131,7 +132,8 @@ class FakeSource:
             pool=self.name, time=0.0, sequence=0, state=self.state, min_size=self.looks,
             max_size=self.looks, max_idle=self.looks, idle=idle, in_use=self.size - idle,
             connecting=0, closing=0, waiting=self.looks, granted=0, oldest_wait=0.0,
-            oldest_use=0.0, oldest_use_at=None, generation=0,
+            oldest_use=0.0, oldest_use_at=None, generation=0, used_peak=self.looks,
+            saturated_for=0.0, saturation_time=float(self.looks), acquire_timeout=10.0,
         )  # fmt: skip
 
 

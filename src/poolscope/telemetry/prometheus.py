@@ -1,4 +1,4 @@
-"""Prometheus: a collector for all pools, and a small server for `/metrics`.
+"""Prometheus: a collector for all pools, and `/metrics` to scrape them from.
 
 Names, units and labels are those which OTLP through an OpenTelemetry Collector gives, so that one
 dashboard serves both roads. Nothing here runs per operation: a scrape reads what is counted anyway.
@@ -6,220 +6,183 @@ dashboard serves both roads. Nothing here runs per operation: a scrape reads wha
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import socket
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
-from socketserver import ThreadingTCPServer
-from types import TracebackType
-from typing import Any, Self
+from itertools import accumulate, count, cycle, repeat
+from typing import overload
 
-from prometheus_client import CollectorRegistry, MetricsHandler
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
+    Exemplar,
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
 )
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
-from poolscope.histogram import Histogram
+from poolscope import histogram
+from poolscope.faults import shown
 from poolscope.telemetry import catalog, readings
-
-logger = logging.getLogger("poolscope")
+from poolscope.telemetry.server.http import MetricsServer
+from poolscope.telemetry.server.tls import StrPath, server_context
 
 DEFAULT_PORT = 9464
 """The port OpenTelemetry's own Prometheus exporters use."""
 
-REQUEST_TIMEOUT = 10.0
-"""Seconds a client may stay silent before its thread is freed."""
+Labels = dict[str, str]
+
+
+def start_metrics_server(
+    port: int = DEFAULT_PORT,
+    addr: str = "127.0.0.1",
+    registry: CollectorRegistry | None = None,
+    *,
+    certfile: StrPath | None = None,
+    keyfile: StrPath | None = None,
+    client_cafile: StrPath | None = None,
+    client_capath: StrPath | None = None,
+    client_auth_required: bool = False,
+) -> MetricsServer:
+    """Serve a registry from a daemon thread, until `close()`.
+
+    By default that is a new registry which holds the pools only; to one that is given a
+    `PoolCollector` is added unless it has one. Port 0 takes any free port. Plain text, or
+    OpenMetrics with exemplars, as the client asks for.
+
+    The other arguments are those of `prometheus_client.start_http_server`. With `certfile` and
+    `keyfile` (PEM, the key unencrypted) it speaks HTTPS only. With `client_auth_required` a client
+    must show a certificate that an authority in `client_cafile` or `client_capath` has signed;
+    without these two, one of the authorities this system trusts.
+
+    Raises:
+        ValueError: there is no such port, or the arguments contradict each other.
+        OSError: a file cannot be loaded, or the address cannot be bound; `errno` says why.
+    """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be between 0 and 65535: got {shown(port)}")
+    tls = server_context(certfile, keyfile, client_cafile, client_capath, client_auth_required)
+    registry = CollectorRegistry() if registry is None else registry
+    return MetricsServer(port, addr, registry, PoolCollector(), tls)
 
 
 class PoolCollector(Collector):
     """Show every open pool of this process. One is enough; a registry refuses a second one.
 
-    Times are in seconds. Counters and histograms exist, at 0, from the moment a pool opens. A
-    collection reads each pool once and may run in any thread.
+    Times are in seconds. Counters, and the histograms of what went well, exist at 0 from the
+    moment a pool opens. A collection reads each pool once and may run in any thread.
     """
 
     def describe(self) -> Iterator[Metric]:
         """Return the families without samples, so that registering reads no pool."""
-        return (_family(metric) for metric in catalog.METRICS)
+        return map(_family, catalog.METRICS)
 
-    def collect(self) -> Iterator[Metric]:
-        """Return the families as they are now."""
+    def collect(self) -> Iterable[Metric]:
+        """Return the families as they are now. Their `samples` can be read, but not added to."""
         pools = readings.readings()
+        labels = [_labels(pool.attributes) for pool in pools]
+        families = []
         for metric in catalog.METRICS:
             family = _family(metric)
-            for pool in pools:
-                _fill(family, metric, pool)
-            yield family
+            if metric.kind == "histogram":
+                family.samples = _of_histograms(metric, pools)  # type: ignore[assignment]
+            else:
+                family.samples = _of_numbers(metric, pools, labels)  # type: ignore[assignment]
+            families.append(family)
+        return families
+
+
+_FAMILIES: Mapping[catalog.Kind, Callable[..., Metric]] = {
+    "counter": CounterMetricFamily,
+    "updowncounter": GaugeMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
 
 
 def _family(metric: catalog.Metric) -> Metric:
-    name, labels = metric.prometheus_name, [catalog.prometheus_label(a) for a in metric.attributes]
-    if metric.kind == "histogram":
-        return HistogramMetricFamily(name, metric.help, labels=labels, unit="seconds")
-    if metric.kind == "counter":
-        return CounterMetricFamily(name, metric.help, labels=labels)
-    return GaugeMetricFamily(name, metric.help, labels=labels)
+    unit = "seconds" if metric.unit == "s" else ""
+    return _FAMILIES[metric.kind](metric.prometheus_name, metric.help, unit=unit)
 
 
-def _fill(family: Any, metric: catalog.Metric, pool: readings.Reading) -> None:
-    """Add the samples of one pool.
+def _labels(attributes: Mapping[str, str]) -> Labels:
+    """Return labels; an absent attribute is an absent label, as a Collector has it."""
+    return {catalog.prometheus_label(name): value for name, value in attributes.items()}
 
-    An absent attribute is an absent label, as a Collector has it: a family takes fewer values than
-    it has labels, and leaves out the last ones. To PromQL an empty label would mean the same.
+
+@dataclass(slots=True)
+class _Samples(Sequence[Sample]):
+    """The samples of a family: its numbers as they were, made into samples while they are read.
+
+    A thousand pools have 95,000 samples. To make them all at once would set off a full garbage
+    collection in every scrape, which takes longer than everything else.
     """
-    if metric.kind != "histogram":
-        for attributes, number in readings.numbers(metric, pool):
-            family.add_metric(list(attributes.values()), number)
-        return
-    for attributes, histogram in readings.histograms(metric, pool):
-        family.add_metric(list(attributes.values()), _buckets(histogram), histogram.sum)
+
+    owners: Sequence[Labels]
+    """The labels of each pool, or of each histogram."""
+    parts: Sequence[tuple[str, Labels]]
+    """Which samples each of them has: their names, and the labels they have besides."""
+    values: list[readings.Number]
+    """For each of the owners, one for each of the parts."""
+    exemplars: Mapping[int, histogram.Exemplar]
+    """By the index of the value they belong to."""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Sample]:
+        names = cycle([name for name, _ in self.parts])
+        labels = ({**owner, **more} for owner in self.owners for _, more in self.parts)
+        exemplars = map(self._exemplar, count()) if self.exemplars else repeat(None)
+        return map(Sample, names, labels, self.values, repeat(None), exemplars)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        return list(self)[index]
+
+    def _exemplar(self, index: int) -> Exemplar | None:
+        ours = self.exemplars.get(index)
+        if ours is None:
+            return None
+        span = {"trace_id": f"{ours.trace_id:032x}", "span_id": f"{ours.span_id:016x}"}
+        return Exemplar(span, ours.value, ours.time / 1e9)
 
 
-def _buckets(histogram: Histogram) -> list[tuple[str, int]]:
-    edges = _edges(histogram.bounds)
-    return list(zip(edges, accumulate(histogram.counts.copy()), strict=True))
+def _of_numbers(
+    metric: catalog.Metric, pools: Sequence[readings.Reading], labels: Sequence[Labels]
+) -> _Samples:
+    name = metric.prometheus_name + ("_total" if metric.kind == "counter" else "")
+    if metric is catalog.POOLS:
+        totals = [number for _, number in readings.numbers(metric, pools)]
+        return _Samples([{}], [(name, {})], totals, {})
+    points = readings.NUMBERS[metric.name]
+    parts = [(name, _labels(attributes)) for attributes, _ in points]
+    return _Samples(labels, parts, [read(pool) for pool in pools for _, read in points], {})
+
+
+def _of_histograms(metric: catalog.Metric, pools: Sequence[readings.Reading]) -> _Samples:
+    owners: list[Labels] = []
+    values: list[readings.Number] = []
+    exemplars: dict[int, histogram.Exemplar] = {}
+    for attributes, each in readings.histograms(metric, pools):
+        owners.append(_labels(attributes))
+        if latest := each.exemplars:
+            found = enumerate(latest.copy(), len(values))
+            exemplars.update((index, exemplar) for index, exemplar in found if exemplar)
+        # Copies are taken in one step, though another thread may be counting.
+        values += accumulate(each.counts.copy())
+        values += values[-1], each.sum
+    return _Samples(owners, _parts_of_histogram(metric), values, exemplars)
 
 
 @cache
-def _edges(bounds: tuple[float, ...]) -> tuple[str, ...]:
-    return (*map(str, bounds), "+Inf")
-
-
-def start_metrics_server(
-    port: int = DEFAULT_PORT, addr: str = "127.0.0.1", registry: CollectorRegistry | None = None
-) -> MetricsServer:
-    """Serve a registry over HTTP from a daemon thread, until `close()`.
-
-    By default that is a new registry which holds the pools only; to one that is given a
-    `PoolCollector` is added unless it has one. Port 0 takes any free port. Plain text or
-    OpenMetrics, as the client asks for.
-
-    Raises:
-        OSError: the address cannot be bound; `errno` says why.
-        ValueError: there is no such port.
-    """
-    if not 0 <= port <= 65535:
-        raise ValueError(f"port must be between 0 and 65535: got {port!r}")
-    return MetricsServer(port, addr, CollectorRegistry() if registry is None else registry)
-
-
-class MetricsServer:
-    """A running server. Use it as a context manager, or call `close()`."""
-
-    def __init__(self, port: int, addr: str, registry: CollectorRegistry) -> None:
-        """Bind, add a collector where none is, and begin to serve."""
-        self._server = _bound(addr, port, registry)
-        self._registry = registry
-        self._collector = _added(registry)
-        host, self.port = self._server.server_address[:2]
-        """The port it listens on."""
-        everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-        name = everywhere.get(str(host), str(host))
-        self.url = f"http://{f'[{name}]' if ':' in name else name}:{self.port}/metrics"
-        """Where this machine can read it."""
-        # The interval bounds how long close() takes.
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name="poolscope-metrics", daemon=True
-        )
-        self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop serving, hang up on clients, and end the thread. May be called again."""
-        collector, self._collector = self._collector, None
-        if collector is not None:
-            self._registry.unregister(collector)
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-        self._server.server_close()
-
-
-def _added(registry: CollectorRegistry) -> PoolCollector | None:
-    """Return the collector that was added, None where the pools are shown already."""
-    collector = PoolCollector()
-    try:
-        registry.register(collector)
-    except ValueError:
-        return None
-    return collector
-
-
-def _bound(addr: str, port: int, registry: CollectorRegistry) -> _Server:
-    try:
-        infos = socket.getaddrinfo(addr, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = infos[0]
-        return _Server(family, address, registry)
-    except OSError as error:
-        what = f"cannot serve metrics at {addr} port {port}: {error.strerror}"
-        raise OSError(error.errno, f"{what}. Choose another port, or 0 for any free one") from None
-
-
-class _Server(ThreadingTCPServer):
-    """One thread per request; remembers whom it talks to, so that it can hang up.
-
-    Not an `http.server.HTTPServer`: that looks its own name up in the DNS, which may hang.
-    """
-
-    allow_reuse_address = True
-    request_queue_size = 64
-
-    def __init__(
-        self, family: socket.AddressFamily, address: Any, registry: CollectorRegistry
-    ) -> None:
-        self.address_family = family
-        self._clients: dict[Any, threading.Thread] = {}
-        super().__init__(address, _Handler.factory(registry))
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        target, args = self.process_request_thread, (request, client_address)
-        thread = threading.Thread(target=target, args=args, name="poolscope-scrape", daemon=True)
-        self._clients[request] = thread
-        thread.start()
-
-    def shutdown_request(self, request: Any) -> None:
-        super().shutdown_request(request)
-        self._clients.pop(request, None)
-
-    def server_close(self) -> None:
-        super().server_close()
-        for request, thread in list(self._clients.items()):
-            with contextlib.suppress(OSError):  # it may just have gone by itself
-                request.shutdown(socket.SHUT_RDWR)
-            thread.join(1.0)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        # Clients go away in the middle; the application's stderr is no place to say so.
-        logger.debug("a request for metrics failed", exc_info=True)
-
-
-class _Handler(MetricsHandler):
-    """Answers one request, also when a collector of the application's raises."""
-
-    timeout = REQUEST_TIMEOUT
-
-    def do_GET(self) -> None:
-        try:
-            super().do_GET()
-        except OSError:
-            raise
-        except Exception:
-            logger.exception("the metrics could not be collected")
-            self.send_error(500)
+def _parts_of_histogram(metric: catalog.Metric) -> tuple[tuple[str, Labels], ...]:
+    name = metric.prometheus_name
+    edges = (*map(str, metric.buckets), "+Inf")
+    buckets = ((f"{name}_bucket", {"le": edge}) for edge in edges)
+    return (*buckets, (f"{name}_count", {}), (f"{name}_sum", {}))

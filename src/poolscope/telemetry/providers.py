@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -38,6 +39,11 @@ class PerProvider(Generic[P, S]):
         self._make = make
         self._made: list[tuple[weakref.ref[P] | None, S]] = []
         self._lock = threading.Lock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork_in_child)
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = threading.Lock()
 
     def open(self, provider: P | None) -> S:
         """Return what belongs to a provider, opened; None is the global one."""
@@ -50,6 +56,10 @@ class PerProvider(Generic[P, S]):
                 self._made.append((None if wanted is current else weakref.ref(wanted), made))
             made.open()
         return made
+
+    def all(self) -> list[S]:
+        """Return all that was made, opened or closed."""
+        return [made for _, made in list(self._made)]
 
     def _find(self, wanted: P, current: P) -> S | None:
         self._made = [(ref, made) for ref, made in self._made if ref is None or ref() is not None]

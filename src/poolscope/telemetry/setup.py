@@ -7,18 +7,20 @@ only by the call.
 from __future__ import annotations
 
 import atexit
-import importlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, wait
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from queue import Full, Queue
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from poolscope.telemetry.otel_metrics import PoolObserver, observe_pools
-from poolscope.telemetry.otel_spans import PoolTracer, trace_pools
+from poolscope.telemetry.logs import log_pools
+from poolscope.telemetry.otel_metrics import observe_pools
+from poolscope.telemetry.otel_spans import trace_pools
+from poolscope.telemetry.providers import Switch
+from poolscope.telemetry.spans.rules import SpanRules, make_rules
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
+
+    from poolscope.telemetry.exporters import RenewedSpanExporter
+    from poolscope.telemetry.otel_export import PoolExporter
 
     Provider = MeterProvider | TracerProvider
 
@@ -35,28 +40,32 @@ PATIENCE = 2.0
 MOST_JOBS = 8
 """Flushes that may wait for a hanging endpoint; more fail at once."""
 
-_PACKAGES = {"grpc": "grpc", "http/protobuf": "http"}
 _lock = Lock()
 _telemetry: Telemetry | None = None
 
 
-def setup_telemetry(service_name: str | None = None) -> Telemetry:
+def setup_telemetry(service_name: str | None = None, *, logs: bool = True) -> Telemetry:
     """Send metrics and traces of this process to an OTLP endpoint; call it once, at the start.
 
     Endpoint, headers, protocol (`grpc` unless `OTEL_EXPORTER_OTLP_PROTOCOL` says
-    `http/protobuf`), interval, sampler and resource attributes come from the `OTEL_*` variables;
-    a `service_name` given here goes before theirs. The providers become the global ones. Where
-    the program has set a global provider itself, that one is used and left alone. Asking again
-    returns the same handle. What is left is sent when the program ends, within two seconds.
+    `http/protobuf`), interval, temporality, sampler and resource attributes come from the `OTEL_*`
+    variables; a `service_name` given here goes before theirs. `OTEL_METRICS_EXPORTER` and
+    `OTEL_TRACES_EXPORTER` may be `otlp`, `console` or `none`; `OTEL_SDK_DISABLED=true` leaves only
+    the logs. With `logs`, failures, leaks and saturation go to the logger `poolscope` as well.
+
+    The providers become the global ones. Where the program has set a global provider itself, that
+    one is used and left alone. Asking again returns the same handle. What is left is sent when the
+    program ends, within two seconds. A forked child sends what is its own, as an instance of its
+    own.
 
     Raises:
-        ValueError: the protocol is not known.
+        ValueError: a variable has a value that is not known.
         RuntimeError: telemetry was shut down; OpenTelemetry cannot be set up twice in a process.
     """
     global _telemetry
     with _lock:
         if _telemetry is None:
-            _telemetry = _begin(service_name)
+            _telemetry = _begin(service_name, logs)
         elif _telemetry.ended:
             raise RuntimeError(
                 "telemetry of this process was shut down, and OpenTelemetry cannot be set up "
@@ -65,27 +74,49 @@ def setup_telemetry(service_name: str | None = None) -> Telemetry:
         return _telemetry
 
 
-def _begin(service_name: str | None) -> Telemetry:
+def _begin(service_name: str | None, logs: bool) -> Telemetry:
+    from poolscope.telemetry import exporters
+
+    # What may fail comes first: then nothing has been started yet, and nothing is global.
+    rules = make_rules()
+    telemetry = Telemetry()
+    if not exporters.is_disabled():
+        _send(telemetry, service_name, rules)
+    if logs:
+        telemetry.parts.append(log_pools())
+    atexit.register(telemetry.shutdown)
+    return telemetry
+
+
+def _send(telemetry: Telemetry, service_name: str | None, rules: SpanRules) -> None:
     from opentelemetry import metrics, trace
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
     from opentelemetry.sdk.trace import TracerProvider
 
-    # What may fail comes first: then nothing has been started yet, and nothing is global.
-    make_metric_exporter = _exporter("METRICS", "metric_exporter", "OTLPMetricExporter")
-    make_span_exporter = _exporter("TRACES", "trace_exporter", "OTLPSpanExporter")
-    resource = Resource.create({SERVICE_NAME: service_name} if service_name else {})
-    owned: list[Provider] = []
+    from poolscope.telemetry import exporters
+    from poolscope.telemetry.otel_export import PoolExporter, temporality_preference
+
     meters, tracers = metrics.get_meter_provider(), trace.get_tracer_provider()
-    if not isinstance(meters, MeterProvider):
-        meters = _meter_provider(resource, make_metric_exporter())
+    owns_meters = not isinstance(meters, MeterProvider)
+    owns_tracers = not isinstance(tracers, TracerProvider)
+    metric_exporter = exporters.make_metric_exporter() if owns_meters else None
+    span_exporter = exporters.make_span_exporter() if owns_tracers else None
+    resource = Resource.create({SERVICE_NAME: service_name} if service_name else {})
+    if metric_exporter is not None:
+        telemetry.exporter = PoolExporter(metric_exporter, temporality_preference())
+        meters = _meter_provider(resource, telemetry.exporter)
         metrics.set_meter_provider(meters)
-        owned.append(meters)
-    if not isinstance(tracers, TracerProvider):
-        tracers = _tracer_provider(resource, make_span_exporter())
+        telemetry.own(meters)
+    if span_exporter is not None:
+        telemetry.span_exporter = span_exporter
+        tracers = _tracer_provider(resource, span_exporter)
         trace.set_tracer_provider(tracers)
-        owned.append(tracers)
-    return Telemetry(owned, observe_pools(meters), trace_pools(tracers))
+        telemetry.own(tracers)
+    if metric_exporter is not None or not owns_meters:
+        telemetry.parts.append(observe_pools(meters, telemetry.exporter))
+    if span_exporter is not None or not owns_tracers:
+        telemetry.parts.append(trace_pools(tracers, mode=rules.mode, threshold=rules.threshold))
 
 
 def _meter_provider(resource: Resource, exporter: MetricExporter) -> MeterProvider:
@@ -93,6 +124,9 @@ def _meter_provider(resource: Resource, exporter: MetricExporter) -> MeterProvid
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
     reader = PeriodicExportingMetricReader(exporter)
+    # A child forked during an export would find this lock held for ever. It is not needed: exports
+    # take turns in the exporter, and that begins anew in a child.
+    reader._export_lock = nullcontext()  # type: ignore[assignment]
     return MeterProvider([reader], resource=resource, shutdown_on_exit=False)
 
 
@@ -105,47 +139,40 @@ def _tracer_provider(resource: Resource, exporter: SpanExporter) -> TracerProvid
     return provider
 
 
-def _exporter(signal: str, module: str, name: str) -> Any:
-    """Return the class of an OTLP exporter; it reads the rest from the environment itself.
-
-    Raises:
-        ValueError: the protocol is not known.
-    """
-    own, common = f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
-    # The SDK's own default, used by `opentelemetry-instrument`, is grpc as well.
-    protocol = (os.environ.get(own) or os.environ.get(common) or "grpc").strip()
-    if protocol not in _PACKAGES:
-        known = " or ".join(_PACKAGES)
-        raise ValueError(f"{own} or {common} must be {known}: got {protocol!r}")
-    package = f"opentelemetry.exporter.otlp.proto.{_PACKAGES[protocol]}"
-    return getattr(importlib.import_module(f"{package}.{module}"), name)
-
-
 class Telemetry:
-    """What `setup_telemetry` set up. Both methods keep their deadline even if the endpoint hangs.
+    """What `setup_telemetry` set up. Its methods keep their deadline even if the endpoint hangs.
 
     The SDK's own do not: a batch of spans is exported for as long as the exporter likes.
     """
 
-    def __init__(
-        self,
-        owned: Iterable[Provider],
-        observer: PoolObserver,
-        tracer: PoolTracer,
-    ) -> None:
-        """Take charge of the providers made for this."""
-        self._workers = {provider: _Worker() for provider in owned}
-        self._observer = observer
-        self._tracer = tracer
+    def __init__(self) -> None:
+        """Begin with nothing set up."""
+        self._workers: dict[Provider, _Worker] = {}
+        self.parts: list[Switch] = []
+        """What hears of pools."""
+        self.exporter: PoolExporter | None = None
+        """What sends metrics; it counts what it could not send."""
+        self.span_exporter: RenewedSpanExporter | None = None
+        """What sends spans; it counts what it could not send."""
         self.ended = False
         """Whether `shutdown` was called."""
-        atexit.register(self.shutdown)
+
+    def own(self, provider: Provider) -> None:
+        """Take charge of a provider made for this."""
+        self._workers[provider] = _Worker()
+
+    def begin_in_child(self) -> None:
+        """Go on in a forked child, unless it has ended."""
+        if not self.ended:
+            for worker in self._workers.values():
+                worker.begin()
 
     def force_flush(self, timeout: float = PATIENCE) -> bool:
         """Send what is there, within `timeout` seconds; False when that did not succeed."""
         if self.ended:
             return False
-        return self._within(timeout, _flush)
+        before = self._losses()
+        return self._within(timeout, _flush) and self._losses() == before
 
     def shutdown(self, timeout: float = PATIENCE) -> bool:
         """Send what is there and end, within `timeout` seconds; False when that did not succeed.
@@ -156,13 +183,20 @@ class Telemetry:
             return True
         self.ended = True
         atexit.unregister(self.shutdown)
-        self._tracer.close()
-        done = self._within(timeout, _shut_down)
+        before = self._losses()
+        done = self._within(timeout, _shut_down) and self._losses() == before
         # Only now, for the metrics are read once more at the end.
-        self._observer.close()
+        for part in self.parts:
+            part.close()
         for worker in self._workers.values():
             worker.end()
         return done
+
+    def _losses(self) -> int:
+        """Return how much was not taken so far; the SDK itself does not tell."""
+        failed = self.exporter.failed if self.exporter is not None else 0
+        lost = self.span_exporter.lost if self.span_exporter is not None else 0
+        return failed + lost
 
     def _within(self, timeout: float, job: Callable[[Provider, int], bool]) -> bool:
         """Do a job with all providers side by side; False unless all succeed in time."""
@@ -195,10 +229,11 @@ class _Worker:
     """
 
     def __init__(self) -> None:
-        self._begin()
-
-    def _begin(self) -> None:
         self._ended = False
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the thread, with nothing to do; in a forked child too, for threads stay behind."""
         self._jobs: Queue[tuple[Future[bool], Callable[[], bool]] | None] = Queue(MOST_JOBS)
         self._thread = Thread(target=self._work, name="poolscope-telemetry", daemon=True)
         self._thread.start()
@@ -215,8 +250,6 @@ class _Worker:
 
     def do(self, job: Callable[[], bool]) -> Future[bool]:
         """Do a job when the ones before are done; at once failed if too many wait."""
-        if not self._thread.is_alive() and not self._ended:
-            self._begin()  # this is a forked child: threads stay behind
         future: Future[bool] = Future()
         try:
             self._jobs.put_nowait((future, job))
@@ -229,3 +262,14 @@ class _Worker:
         self._ended = True
         with suppress(Full):
             self._jobs.put_nowait(None)
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = Lock()
+    if _telemetry is not None:
+        _telemetry.begin_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

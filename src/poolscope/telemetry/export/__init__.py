@@ -1,0 +1,1 @@
+"""How the metrics of pools become data points; `otel_export` is what applications call."""

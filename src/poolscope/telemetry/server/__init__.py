@@ -1,0 +1,1 @@
+"""Serves metrics over HTTP and HTTPS; `prometheus` is what applications call."""

@@ -1,0 +1,1 @@
+"""How spans are made of events; `otel_spans` is what applications call."""
