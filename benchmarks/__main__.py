@@ -14,8 +14,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import contended, listening, memory, uncontended
-from benchmarks.contestants import DISTRIBUTIONS
+from benchmarks import (
+    collection,
+    contended,
+    contestants,
+    listening,
+    memory,
+    sdk,
+    telemetry,
+    uncontended,
+)
 from benchmarks.plan import Plan, make_plan
 from benchmarks.section import Section
 from benchmarks.server import Server, postgres
@@ -25,8 +33,10 @@ SECTIONS: dict[str, Callable[[Server, Plan], Coroutine[Any, Any, list[Section]]]
     "contended": contended.measure,
     "memory": memory.measure,
     "listening": listening.measure,
+    "telemetry": telemetry.measure,
+    "collection": collection.measure,
 }
-NEEDS_NO_SERVER = {"listening"}
+NEEDS_NO_SERVER = {"listening", "telemetry", "collection"}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -61,7 +71,7 @@ def environment(plan: Plan) -> dict[str, str]:
         "rounds": f"{plan.rounds} of {plan.slice_seconds * 1000:g} ms",
         "seed": str(plan.seed),
     }
-    for name in DISTRIBUTIONS:
+    for name in (*contestants.DISTRIBUTIONS, *sdk.DISTRIBUTIONS):
         try:
             facts[name] = version(name)
         except PackageNotFoundError:

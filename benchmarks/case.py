@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,8 @@ from benchmarks.server import Server, UnavailableError
 SIZE = 10
 """Connections in every pool, all open before anything is measured."""
 
-Borrow = Callable[[], AbstractAsyncContextManager[Any]]
+Borrow = Callable[[], Any]
+"""Returns what an `async with` statement takes, or a plain `with` if the case is a sync one."""
 
 
 class FakeConnection:
@@ -38,6 +39,10 @@ class Case:
     borrow: Borrow
     identify: Callable[[Any], object] | None = id
     """Tells which connection a borrower holds. None for a floor, which is no pool."""
+    is_sync: bool = False
+    active: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext
+    """What goes on while the case is timed, and only then. It raises UnsoundError afterwards if
+    that was not what the table says."""
 
 
 Opener = Callable[[Server], AbstractAsyncContextManager[Case]]
@@ -53,6 +58,16 @@ class Field:
 
 class UnsoundError(Exception):
     """A case does not do what the table would say of it."""
+
+
+def expect(is_so: bool, what: str) -> None:
+    """Check what the table says of a case.
+
+    Raises:
+        UnsoundError: it is not so.
+    """
+    if not is_so:
+        raise UnsoundError(f"it is not so that {what}")
 
 
 async def enter(stack: AsyncExitStack, openers: Mapping[str, Opener], server: Server) -> Field:

@@ -14,6 +14,9 @@ from benchmarks.plan import Plan
 
 Loop = Callable[[Borrow, int], Awaitable[None]]
 
+STRIDE = 500
+"""Cycles between two looks at the clock, where a time is given and not a number of cycles."""
+
 
 async def _cycles(borrow: Borrow, count: int) -> None:
     for _ in range(count):
@@ -21,17 +24,24 @@ async def _cycles(borrow: Borrow, count: int) -> None:
             pass
 
 
-def _own_loop() -> Loop:
+async def _sync_cycles(borrow: Borrow, count: int) -> None:
+    for _ in range(count):
+        with borrow():
+            pass
+
+
+def _own_loop(case: Case) -> Loop:
     """Return a copy of the loop: the interpreter adapts code to what it calls.
 
     A caller has one pool. In one loop for all, each case would undo what the last one taught it.
     """
-    return FunctionType(_cycles.__code__.replace(), globals())
+    loop = _sync_cycles if case.is_sync else _cycles
+    return FunctionType(loop.__code__.replace(), globals())
 
 
 async def time_cycles(cases: Sequence[Case], plan: Plan) -> dict[str, list[float]]:
     """Return how many ns a cycle took, for each case in each round."""
-    loops = {case.name: _own_loop() for case in cases}
+    loops = {case.name: _own_loop(case) for case in cases}
     counts = {case.name: await _calibrate(case, loops[case.name], plan) for case in cases}
     times: dict[str, list[float]] = {case.name: [] for case in cases}
     with only_own_garbage():
@@ -40,6 +50,18 @@ async def time_cycles(cases: Sequence[Case], plan: Plan) -> dict[str, list[float
                 gc.collect()
                 count = counts[case.name]
                 times[case.name].append(await _time(case, loops[case.name], count) / count)
+    return times
+
+
+async def time_periods(cases: Sequence[Case], plan: Plan) -> dict[str, list[float]]:
+    """Return how many ns a cycle took, on the average of each period."""
+    loops = {case.name: _own_loop(case) for case in cases}
+    times: dict[str, list[float]] = {case.name: [] for case in cases}
+    with only_own_garbage():
+        for _ in range(plan.periods):
+            for case in plan.random.sample(cases, len(cases)):
+                gc.collect()
+                times[case.name].append(await _time_period(case, loops[case.name], plan))
     return times
 
 
@@ -64,8 +86,20 @@ async def _calibrate(case: Case, loop: Loop, plan: Plan) -> int:
 
 
 async def _time(case: Case, loop: Loop, count: int) -> int:
-    # Lets pools that work in the background finish what the case before has left.
-    await asyncio.sleep(0)
-    started = perf_counter_ns()
-    await loop(case.borrow, count)
-    return perf_counter_ns() - started
+    async with case.active():
+        # Lets pools that work in the background finish what the case before has left.
+        await asyncio.sleep(0)
+        started = perf_counter_ns()
+        await loop(case.borrow, count)
+        return perf_counter_ns() - started
+
+
+async def _time_period(case: Case, loop: Loop, plan: Plan) -> float:
+    count = 0
+    async with case.active():
+        await asyncio.sleep(0)
+        started = perf_counter_ns()
+        while (elapsed := perf_counter_ns() - started) < plan.period_seconds * 1e9:
+            await loop(case.borrow, STRIDE)
+            count += STRIDE
+    return elapsed / count
