@@ -78,6 +78,7 @@ async def use_once(number: int) -> weakref.ref[ConnectionPool[Connection]]:
     return weakref.ref(pool)
 
 
+@pytest.mark.timeout(240)  # with CI set it takes half a minute on a machine that does nothing else
 def test_thousands_of_pools_leave_no_memory_no_series_no_task_and_no_thread(
     watched: Watched, provider: TracerProvider
 ) -> None:
