@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import ssl
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 
 import grpc
@@ -34,6 +36,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from poolscope.telemetry import catalog
+from tests.telemetry.certificates import Certificates
 
 INSTANCE = "service.instance.id"
 RETRY_AFTER = 1
@@ -41,30 +44,39 @@ RETRY_AFTER = 1
 
 
 class Receiver:
-    """What all endpoints know. `busy` ones take nothing, and ask to be left alone for a while."""
+    """What all endpoints know. With certificates they speak TLS, and ask their clients for one."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificates: Certificates | None = None) -> None:
+        self.certificates = certificates
         self.metrics: list[ExportMetricsServiceRequest] = []
         self.traces: list[ExportTraceServiceRequest] = []
         self.headers: list[Mapping[str, str]] = []
         self.busy = False
+        """Whether it takes nothing, and asks to be left alone for a while."""
+        self.refusals = 0
+        """How many times more it will say that it is busy."""
         self.asked = 0
         """How many requests came, taken or not."""
         self.port = 0
+        self._counting = threading.Lock()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        scheme = "https" if self.certificates else "http"
+        return f"{scheme}://127.0.0.1:{self.port}"
 
     def take(self, request: Any, headers: Mapping[str, str]) -> bool:
         """Keep a request, unless busy."""
-        self.asked += 1
-        if not self.busy:
+        with self._counting:
+            self.asked += 1
+            busy = self.busy or self.refusals > 0
+            self.refusals = max(0, self.refusals - 1)
+        if not busy:
             is_metrics = isinstance(request, ExportMetricsServiceRequest)
             kept: list[Any] = self.metrics if is_metrics else self.traces
             self.headers.append(headers)
             kept.append(request)
-        return not self.busy
+        return not busy
 
     # What has arrived
 
@@ -129,6 +141,16 @@ class _HttpServer(ThreadingHTTPServer):
     def __init__(self, receiver: Receiver) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.receiver = receiver
+        if (certificates := receiver.certificates) is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(
+                certificates.path("server.pem"), certificates.path("server.key")
+            )
+            context.load_verify_locations(certificates.path("ca.pem"))
+            context.verify_mode = ssl.CERT_REQUIRED
+            self.socket = context.wrap_socket(
+                self.socket, server_side=True, do_handshake_on_connect=False
+            )
 
     def handle_error(self, *_: object) -> None:
         """Say nothing of clients that go away in the middle."""
@@ -166,7 +188,15 @@ class GrpcReceiver(Receiver, MetricsServiceServicer, TraceServiceServicer):
         self._server = grpc.server(self._threads)
         add_MetricsServiceServicer_to_server(self, self._server)
         add_TraceServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        if self.certificates is None:
+            self.port = self._server.add_insecure_port("127.0.0.1:0")
+        else:
+            key, chain, authority = (
+                Path(self.certificates.path(name)).read_bytes()
+                for name in ("server.key", "server.pem", "ca.pem")
+            )
+            credentials = grpc.ssl_server_credentials([(key, chain)], authority, True)
+            self.port = self._server.add_secure_port("127.0.0.1:0", credentials)
         self._server.start()
         return self
 

@@ -25,7 +25,7 @@ from poolscope.telemetry.setup import Telemetry, setup_telemetry
 from poolscope.testing import Ledger, clock, run_virtual
 from poolscope.testing.ledger import Behaviour, fail, slow
 
-ROUNDS, CALLERS, TURNS = 3, 20, 25
+ROUNDS, CALLERS, TURNS = 3, 20, 15
 WAITS = (0.0, 0.01, 0.02, 0.05)
 
 
@@ -134,7 +134,7 @@ def load(telemetry: Telemetry | None) -> None:
         gc.collect()
         memory.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
-    windows = [asyncio.run(paced(0.25)) for _ in range(3)]
+    windows = [asyncio.run(paced(0.15)) for _ in range(3)]
     report(
         outcomes=virtual.outcomes.hexdigest(),
         counts=virtual.counts,

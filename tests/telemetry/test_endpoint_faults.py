@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from poolscope.telemetry.catalog import WAIT_BUCKETS
-from tests.telemetry.endpoint import RECEIVERS, Receiver, plain
+from tests.telemetry.endpoint import RECEIVERS, HttpReceiver, Receiver, plain
 from tests.telemetry.faults import FAULTS, Proxy
-from tests.telemetry.programs import STRICT, start
+from tests.telemetry.programs import STRICT, USE_A_POOL, run_program, start
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 HASTE = {
-    # A round of the load ends some 1,400 spans, more than five times of what may wait.
+    # The load ends some 3,000 spans, more than ten times of what may wait.
     "OTEL_BSP_MAX_QUEUE_SIZE": "256",
     "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "64",
     "OTEL_BSP_SCHEDULE_DELAY": "50",
@@ -43,20 +43,7 @@ PATIENCE = 2.0
 BUSY = 2.0
 """Seconds the interpreter may need besides on a busy machine."""
 
-USE_A_POOL = """
-import asyncio, time
-from opentelemetry import trace
-from poolscope import ConnectionPool, ConnectionPoolSettings
-from poolscope.telemetry.setup import setup_telemetry
-
-telemetry = setup_telemetry("shop")
-
-async def main():
-    async with ConnectionPool(object, ConnectionPoolSettings(name="orders")) as pool:
-        with trace.get_tracer("app").start_as_current_span("request"):
-            async with pool.connection():
-                pass
-
+FLUSH_AND_END = """
 asyncio.run(main())
 began = time.monotonic()
 print(telemetry.force_flush(0.2), time.monotonic() - began, time.time(), flush=True)
@@ -123,7 +110,7 @@ def test_pools_do_as_without_telemetry_and_what_is_lost_is_counted(
     # A bucket is about twice as wide as the one before. That much other threads and the machine may
     # do; whoever waited for the endpoint would be five or more buckets above.
     assert bucket(ill["p99"]) <= bucket(bare["p99"]) + 1
-    # A full queue takes some 1.3 MB, and all spans would take 11.
+    # A full queue takes some 1.3 MB, and all spans would take 7.
     assert ill["memory"][-1] < 3_000_000
 
     succeeded, took = ill["flushed"]
@@ -151,7 +138,9 @@ def test_a_program_ends_in_time_whatever_the_endpoint_does(protocol: str) -> Non
         for fault in FAULTS:
             receiver = stack.enter_context(RECEIVERS[protocol]())
             proxy = stack.enter_context(Proxy(receiver, fault))
-            process = start(*STRICT, "-c", USE_A_POOL, protocol=protocol, endpoint=proxy.url)
+            process = start(
+                *STRICT, "-c", USE_A_POOL + FLUSH_AND_END, protocol=protocol, endpoint=proxy.url
+            )
             programs.append((fault, stack.enter_context(process)))
             stack.callback(process.kill)
         for fault, process in programs:
@@ -163,3 +152,48 @@ def test_a_program_ends_in_time_whatever_the_endpoint_does(protocol: str) -> Non
             assert time.time() - float(end) < PATIENCE + BUSY, fault
             assert process.returncode == 0, fault
             assert [line for line in log.splitlines() if not LINE.match(line)] == [], fault
+
+
+@pytest.mark.parametrize("protocol", RECEIVERS)
+def test_shutdown_keeps_its_deadline_and_the_program_goes_on(protocol: str) -> None:
+    text = (
+        USE_A_POOL
+        + """
+asyncio.run(main())
+began = time.monotonic()
+print(telemetry.shutdown(0.3), time.monotonic() - began)
+asyncio.run(main())
+print(time.time())
+"""
+    )
+    with RECEIVERS[protocol]() as receiver, Proxy(receiver, "hanging") as proxy:
+        done = run_program(*STRICT, "-c", text, protocol=protocol, endpoint=proxy.url)
+    ended = time.time()
+    assert done.returncode == 0, done.stderr
+    result, took, end = done.stdout.split()
+    assert result == "False"
+    assert 0.3 <= float(took) < 0.3 + BUSY
+    assert ended - float(end) < BUSY
+
+
+def test_flushes_do_not_pile_up_behind_an_endpoint_that_hangs() -> None:
+    text = (
+        USE_A_POOL
+        + """
+import os, threading
+before = threading.active_count()
+asyncio.run(main(lambda: [telemetry.force_flush(0.001) for _ in range(100)]))
+began = time.monotonic()
+print(telemetry.force_flush(5.0), time.monotonic() - began, flush=True)
+assert threading.active_count() <= before + 1, threading.enumerate()
+os._exit(0)
+"""
+    )
+    # Spans apart: the SDK lets every flush of them wait for the one before.
+    variables = {"protocol": "http/protobuf", "OTEL_TRACES_EXPORTER": "none"}
+    with HttpReceiver() as receiver, Proxy(receiver, "hanging") as proxy:
+        done = run_program(*STRICT, "-c", text, endpoint=proxy.url, **variables)
+    assert done.returncode == 0, done.stderr
+    result, took = done.stdout.split()
+    assert result == "False"
+    assert float(took) < BUSY

@@ -50,6 +50,7 @@ def test_each_process_sends_its_own_numbers_and_spans_once(
         assert names[f"request of {process['pid']}"] == process["requests"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", RECEIVERS)
 def test_a_child_sends_though_its_parent_was_about_to(protocol: str) -> None:
     with (

@@ -10,7 +10,7 @@ import atexit
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from queue import Full, Queue
 from threading import Lock, Thread
@@ -98,25 +98,39 @@ def _send(telemetry: Telemetry, service_name: str | None, rules: SpanRules) -> N
     from poolscope.telemetry.otel_export import PoolExporter, temporality_preference
 
     meters, tracers = metrics.get_meter_provider(), trace.get_tracer_provider()
-    owns_meters = not isinstance(meters, MeterProvider)
-    owns_tracers = not isinstance(tracers, TracerProvider)
-    metric_exporter = exporters.make_metric_exporter() if owns_meters else None
-    span_exporter = exporters.make_span_exporter() if owns_tracers else None
-    resource = Resource.create({SERVICE_NAME: service_name} if service_name else {})
-    if metric_exporter is not None:
+    has_meters, has_tracers = isinstance(meters, MeterProvider), isinstance(tracers, TracerProvider)
+    if not has_meters and (metric_exporter := exporters.make_metric_exporter()) is not None:
         telemetry.exporter = PoolExporter(metric_exporter, temporality_preference())
-        meters = _meter_provider(resource, telemetry.exporter)
-        metrics.set_meter_provider(meters)
-        telemetry.own(meters)
-    if span_exporter is not None:
-        telemetry.span_exporter = span_exporter
-        tracers = _tracer_provider(resource, span_exporter)
-        trace.set_tracer_provider(tracers)
-        telemetry.own(tracers)
-    if metric_exporter is not None or not owns_meters:
-        telemetry.parts.append(observe_pools(meters, telemetry.exporter))
-    if span_exporter is not None or not owns_tracers:
-        telemetry.parts.append(trace_pools(tracers, mode=rules.mode, threshold=rules.threshold))
+    if not has_tracers:
+        telemetry.span_exporter = exporters.make_span_exporter()
+    resource = Resource.create({SERVICE_NAME: service_name} if service_name else {})
+    own_meters, own_tracers = _providers(telemetry, resource)
+    if own_meters is not None:
+        metrics.set_meter_provider(own_meters)
+        telemetry.own(own_meters)
+    if own_tracers is not None:
+        trace.set_tracer_provider(own_tracers)
+        telemetry.own(own_tracers)
+    if has_meters or own_meters is not None:
+        telemetry.parts.append(observe_pools(own_meters or meters, telemetry.exporter))
+    if has_tracers or own_tracers is not None:
+        tracer = trace_pools(own_tracers or tracers, mode=rules.mode, threshold=rules.threshold)
+        telemetry.parts.append(tracer)
+
+
+def _providers(
+    telemetry: Telemetry, resource: Resource
+) -> tuple[MeterProvider | None, TracerProvider | None]:
+    """Make providers for the exporters there are: all, or none if a variable is wrong."""
+    meters, tracers = None, None
+    with ExitStack() as undo:
+        if telemetry.span_exporter is not None:
+            tracers = _tracer_provider(resource, telemetry.span_exporter)
+            undo.callback(tracers.shutdown)
+        if telemetry.exporter is not None:
+            meters = _meter_provider(resource, telemetry.exporter)
+        undo.pop_all()
+    return meters, tracers
 
 
 def _meter_provider(resource: Resource, exporter: MetricExporter) -> MeterProvider:
