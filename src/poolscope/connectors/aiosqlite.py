@@ -1,0 +1,42 @@
+"""SQLite by aiosqlite, which works in a thread per connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiosqlite
+
+from poolscope.connectors.recipe import Recipe
+from poolscope.connectors.sqlite import parameters
+from poolscope.connectors.urls import Address
+
+
+def recipe(address: Address, connect_timeout: float | None, options: dict[str, Any]) -> Recipe:
+    """Return what opens `aiosqlite.Connection`s; options are those of `aiosqlite.connect`.
+
+    Opening a file takes no time to speak of: `connect_timeout` is not needed.
+    """
+    options = parameters(address) | options
+
+    async def connect() -> aiosqlite.Connection:
+        return await aiosqlite.connect(**options)
+
+    return address.recipe(connect, _check, _reset, _close)
+
+
+async def _check(connection: aiosqlite.Connection) -> bool:
+    await connection.execute_fetchall("select 1")
+    return True
+
+
+async def _reset(connection: aiosqlite.Connection) -> None:
+    # Always, and behind what is still at work there: a cancelled command goes on in its thread.
+    await connection.rollback()
+
+
+async def _close(connection: aiosqlite.Connection) -> None:
+    try:
+        await connection.interrupt()  # nobody waits for what it is at
+    except ValueError:
+        return  # it is closed
+    await connection.close()

@@ -1,0 +1,106 @@
+"""Any database by SQLAlchemy, for threads; and what both modes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, NullPool, create_engine, make_url
+from sqlalchemy.exc import ArgumentError
+
+from poolscope.connectors import keepalive
+from poolscope.connectors.recipe import Recipe, Unfit
+from poolscope.connectors.urls import Address, refusal
+
+E = TypeVar("E")
+
+_TIMEOUTS = {
+    "asyncpg": "timeout",
+    "psycopg": "connect_timeout",
+    "psycopg_async": "connect_timeout",
+    "psycopg2": "connect_timeout",
+    "pymysql": "connect_timeout",
+    "mysqldb": "connect_timeout",
+    "aiomysql": "connect_timeout",
+    "asyncmy": "connect_timeout",
+}
+"""What a driver calls the time that connecting may take."""
+
+
+def recipe(address: Address, connect_timeout: float | None, options: dict[str, Any]) -> Recipe:
+    """Return what opens `sqlalchemy.Connection`s; options are those of `create_engine`."""
+    engine = make_engine(create_engine, address, connect_timeout, options)
+    if engine.dialect.is_async:
+        raise ValueError(
+            f"{engine.dialect.driver} works under asyncio alone; for threads take a URL with another "
+            "driver, such as postgresql+psycopg://, mysql+pymysql:// or sqlite+pysqlite://"
+        )
+
+    return address.recipe(engine.connect, check, reset, close)
+
+
+def make_engine(
+    create: Callable[..., E],
+    address: Address,
+    connect_timeout: float | None,
+    options: dict[str, Any],
+) -> E:
+    """Return an engine that pools nothing: ours is the only pool.
+
+    Raises:
+        ValueError: SQLAlchemy cannot read the URL, or does not know the dialect.
+    """
+    try:
+        url = make_url(address.url)
+        driver = url.get_driver_name()
+        defaults = _defaults(driver, connect_timeout)
+        arguments = {name: each for name, each in defaults.items() if name not in url.query}
+        arguments |= options.get("connect_args", {})
+        options = options | {"connect_args": arguments, "poolclass": NullPool}
+        return create(url, **options)
+    except ArgumentError:
+        pass  # and is forgotten: its text may hold parts of the URL
+    raise refusal("SQLAlchemy cannot read it, or does not know its dialect")
+
+
+def _defaults(driver: str, connect_timeout: float | None) -> dict[str, Any]:
+    """Return what a driver is told when neither URL nor options say otherwise."""
+    defaults: dict[str, Any] = {}
+    if driver.startswith("psycopg"):
+        defaults |= keepalive.LIBPQ
+    if driver == "pysqlite":
+        defaults["check_same_thread"] = False  # one thread after the other
+    if connect_timeout is not None and driver in _TIMEOUTS:
+        defaults[_TIMEOUTS[driver]] = connect_timeout
+    return defaults
+
+
+def check(connection: Connection) -> bool:
+    """Ask the server for an answer, as the dialect does it."""
+    if connection.closed or connection.invalidated:  # else it would connect anew, by itself
+        return False
+    dbapi_connection = connection.connection.dbapi_connection
+    assert dbapi_connection is not None
+    return connection.dialect.do_ping(dbapi_connection)
+
+
+def refuse_spoilt(connection: Connection) -> None:
+    """Raise if a connection was lost, or keeps options that a borrower has set."""
+    if connection.closed or connection.invalidated:
+        raise Unfit("the connection was closed or lost while it was in use")
+    if connection.get_execution_options() != connection.engine.get_execution_options():
+        raise Unfit(
+            "the connection came back with execution_options of its own, which cannot be taken "
+            "away; set them on statements, or on the engine"
+        )
+
+
+def reset(connection: Connection) -> None:
+    """Roll back, if a transaction is open."""
+    refuse_spoilt(connection)
+    connection.rollback()
+
+
+def close(connection: Connection) -> None:
+    """Close the connection of the driver, too: there is no pool it could go back to."""
+    connection.close()
