@@ -1,11 +1,8 @@
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
@@ -13,6 +10,7 @@ import pytest
 
 from poolscope.testing import postgres as module
 from poolscope.testing.postgres import PostgresServer, PostgresServerError, ShutdownMode
+from tests.servers.traces import is_gone, is_listening, soon
 from tests.support import run
 
 pytestmark = pytest.mark.servers
@@ -37,27 +35,6 @@ def ask(server: PostgresServer, query: str) -> object:
             await connection.close()
 
     return run(answer())
-
-
-def soon(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 20
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
-
-
-def is_listening(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-def is_mentioned_by_a_process(directory: Path) -> bool:
-    listing = subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, check=True, text=True)
-    return str(directory) in listing.stdout
-
-
-def is_gone(port: int, directory: Path) -> bool:
-    return not (directory.exists() or is_listening(port) or is_mentioned_by_a_process(directory))
 
 
 def test_it_answers_as_the_session_fixture(postgres: PostgresServer) -> None:

@@ -72,7 +72,7 @@ class RedisServer(PrivateServer):
             raise ServerMissingError(
                 "RedisServer asks for its clients through redis; install poolscope[redis]"
             ) from None
-        return redis.Redis.from_url(self.url, single_connection_client=True)
+        return redis.Redis.from_url(self.url, single_connection_client=True, retry=None)
 
     def _prepare(self, directory: Path) -> Sequence[str | Path]:
         settings = self._settings | {"dir": str(directory), "port": self.port}

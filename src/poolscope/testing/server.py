@@ -80,6 +80,7 @@ class PrivateServer(ABC):
         self._password = secrets.token_urlsafe(12) if password is None else password
         as_other = refuses_root and os.geteuid() == 0
         self._account = pwd.getpwnam("nobody") if as_other else None
+        self._is_paused = False
         self._process: subprocess.Popen[bytes] | None = None
         self._cleaner: subprocess.Popen[bytes] | None = None
 
@@ -126,6 +127,7 @@ class PrivateServer(ABC):
     def kill(self) -> None:
         """End the server as a crash does, without a word to anyone; `start` brings it back."""
         self._signal_all(signal.SIGKILL)
+        self._is_paused = False
         if self._process is not None:
             self._process.wait()
 
@@ -137,15 +139,20 @@ class PrivateServer(ABC):
     def pause(self) -> None:
         """Let the server hang: connections stay open, new ones are taken, nothing is answered."""
         self._signal_all(signal.SIGSTOP)
+        self._is_paused = True
 
     def resume(self) -> None:
         """Let a paused server go on where it was."""
-        self._signal_all(signal.SIGCONT)
+        if self._is_paused:
+            self._signal_all(signal.SIGCONT)
+        self._is_paused = False
 
     def close(self) -> None:
         """Stop the server and remove all that belongs to it. May be called again."""
-        # Also reaps a server that has died: the cleaner would wait for it.
         self.resume()
+        if self._process is not None:
+            # Reaps a server that has died: the cleaner would wait for it.
+            self._process.poll()
         if self._cleaner is not None:
             self._cleaner.communicate(b"\n")
         if self._process is not None:
@@ -235,7 +242,12 @@ class PrivateServer(ABC):
 
     def _failure(self, deed: str, directory: Path) -> str:
         lines = (directory / "log").read_text(errors="replace").splitlines()
-        return "\n".join([f"{self._product} could not {deed}; its last words:", *lines[-8:]])
+        words = self._telling(lines)[-8:]
+        return "\n".join([f"{self._product} could not {deed}; its last words:", *words])
+
+    def _telling(self, lines: list[str]) -> list[str]:
+        """Return the lines of its log that tell what is wrong."""
+        return lines
 
 
 def _free_port() -> int:
