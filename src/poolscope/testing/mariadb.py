@@ -110,7 +110,7 @@ class MariadbServer(PrivateServer):
     def _prepare(self, directory: Path) -> Sequence[str | Path]:
         access = _ACCESS.format(user=USER, password=self._password, database=_DATABASE)
         (directory / "access.sql").write_text(access.lstrip())
-        plain = ["--skip-test-db", "--auth-root-authentication-method=socket"]
+        plain = ["--cross-bootstrap", "--skip-test-db", "--auth-root-authentication-method=socket"]
         return [self._installer, *self._options(directory), *plain]
 
     def _command(self, directory: Path) -> Sequence[str | Path]:
