@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,11 @@ class ConnectionPoolMetrics(Tally):
 
     def reset(self) -> None:
         """Set all counts to zero and start the clock anew."""
-        super().reset()
+        with self._lock:
+            super().reset()
+            self._begin_by_hand()
+
+    def _begin_by_hand(self) -> None:
         self.start_time = time.time()
         self._started = time.monotonic()
         self._requested = 0
@@ -41,44 +44,52 @@ class ConnectionPoolMetrics(Tally):
 
     def record_connection_request(self) -> None:
         """Count a request."""
-        self._requested += 1
+        with self._lock:
+            self._requested += 1
 
     def record_connection_acquire(self, connection_id: str, acquisition_time: float) -> None:
         """Count an acquired connection; `acquisition_time` in seconds."""
-        self._acquired("", 0.0, 0, 0, acquisition_time, AcquireSource.IDLE, connection_id)
-        levels = self._levels
-        levels["active"] += 1
-        levels["idle"] = max(0, levels["idle"] - 1)
-        levels["total"] = max(levels["total"], levels["active"] + levels["idle"])
-        levels["max"] = max(levels["max"], levels["total"])
+        with self._lock:
+            self._acquired("", 0.0, 0, 0, acquisition_time, AcquireSource.IDLE, connection_id)
+            levels = self._levels
+            levels["active"] += 1
+            levels["idle"] = max(0, levels["idle"] - 1)
+            levels["total"] = max(levels["total"], levels["active"] + levels["idle"])
+            levels["max"] = max(levels["max"], levels["total"])
 
     def record_connection_release(self, connection_id: str, release_time: float) -> None:
         """Count a released connection; `release_time`, in seconds, is how long releasing took."""
-        self.release_times.append(release_time * 1000)
-        self._release_time += release_time
-        self._released_by_hand += 1
-        if self._levels["active"]:
-            self._levels["active"] -= 1
-            self._levels["idle"] += 1
+        with self._lock:
+            self.release_times.append(release_time * 1000)
+            self._release_time += release_time
+            self._released_by_hand += 1
+            if self._levels["active"]:
+                self._levels["active"] -= 1
+                self._levels["idle"] += 1
 
     def record_connection_timeout(self) -> None:
         """Count a request that reached its deadline."""
-        self.failures[FailureReason.TIMEOUT] += 1
+        with self._lock:
+            self.failures[FailureReason.TIMEOUT] += 1
 
     def record_connection_error(self) -> None:
         """Count a request that failed otherwise."""
-        self._errors += 1
+        with self._lock:
+            self._errors += 1
 
     # Levels
 
-    def _level(self, name: str, read: Callable[[PoolStats], int]) -> int:
-        stats = self.stats()
-        return self._levels[name] if stats is None else read(stats)
+    def _levels_of(self, stats: PoolStats | None) -> dict[str, int]:
+        """Return the levels of one moment."""
+        if stats is None:
+            return self._levels.copy()
+        total, idle = stats.idle + stats.in_use, stats.idle
+        return {"total": total, "active": stats.in_use, "idle": idle, "max": stats.max_size}
 
     @property
     def total_connections(self) -> int:
         """Return how many connections are open: idle and in use."""
-        return self._level("total", lambda stats: stats.idle + stats.in_use)
+        return self._levels_of(self.stats())["total"]
 
     @total_connections.setter
     def total_connections(self, value: int) -> None:
@@ -87,7 +98,7 @@ class ConnectionPoolMetrics(Tally):
     @property
     def active_connections(self) -> int:
         """Return how many connections are in use."""
-        return self._level("active", lambda stats: stats.in_use)
+        return self._levels_of(self.stats())["active"]
 
     @active_connections.setter
     def active_connections(self, value: int) -> None:
@@ -96,7 +107,7 @@ class ConnectionPoolMetrics(Tally):
     @property
     def idle_connections(self) -> int:
         """Return how many connections are idle."""
-        return self._level("idle", lambda stats: stats.idle)
+        return self._levels_of(self.stats())["idle"]
 
     @idle_connections.setter
     def idle_connections(self, value: int) -> None:
@@ -105,7 +116,7 @@ class ConnectionPoolMetrics(Tally):
     @property
     def max_connections(self) -> int:
         """Return how many connections may be open at most; without a pool, how many ever were."""
-        return self._level("max", lambda stats: stats.max_size)
+        return self._levels_of(self.stats())["max"]
 
     @max_connections.setter
     def max_connections(self, value: int) -> None:
@@ -121,14 +132,18 @@ class ConnectionPoolMetrics(Tally):
     @property
     def released(self) -> int:
         """Return how many connections were given back."""
-        return self.use.count - self.reclaimed - self.detached + self._released_by_hand
+        with self._lock:
+            return self.use.count - self.reclaimed - self.detached + self._released_by_hand
 
     @property
     def connection_requests(self) -> int:
         """Return how many requests were made, those still waiting included."""
-        stats = self.stats()
-        ended = self.acquired + sum(self.failures.values()) + self._errors
-        return ended + stats.waiting if stats else max(self._requested, ended)
+        return self._requests(self.stats())
+
+    def _requests(self, stats: PoolStats | None) -> int:
+        with self._lock:
+            ended = self.acquired + sum(self.failures.values()) + self._errors
+            return ended + stats.waiting if stats else max(self._requested, ended)
 
     @property
     def connection_timeouts(self) -> int:
@@ -139,7 +154,8 @@ class ConnectionPoolMetrics(Tally):
     def connection_errors(self) -> int:
         """Return how many requests failed otherwise; a cancelled request is not a failed one."""
         no_errors = (FailureReason.TIMEOUT, FailureReason.CANCELLED)
-        return self._errors + sum(n for r, n in self.failures.items() if r not in no_errors)
+        with self._lock:
+            return self._errors + sum(n for r, n in self.failures.items() if r not in no_errors)
 
     @property
     def connection_cancellations(self) -> int:
@@ -154,47 +170,56 @@ class ConnectionPoolMetrics(Tally):
     @property
     def avg_release_time(self) -> float:
         """Return the mean time a release took, in ms."""
-        return self._release_time * 1000 / self.released if self.released else 0.0
+        with self._lock:
+            return _share(self._release_time * 1000, self.released)
 
     @property
     def pool_utilization(self) -> float:
         """Return active / open connections, 0 to 1."""
-        total = self.total_connections
-        return self.active_connections / total if total else 0.0
+        levels = self._levels_of(self.stats())
+        return _share(levels["active"], levels["total"])
 
     @property
     def saturation(self) -> float:
         """Return active connections / `max_size`, 0 to 1; dashboards call it utilization."""
-        limit = self.max_connections
-        return self.active_connections / limit if limit else 0.0
+        levels = self._levels_of(self.stats())
+        return _share(levels["active"], levels["max"])
 
     @property
     def error_rate(self) -> float:
         """Return (timeouts + errors) / requests, 0 to 1."""
-        requests = self.connection_requests
-        failed = self.connection_timeouts + self.connection_errors
-        return failed / requests if requests else 0.0
+        return self._error_rate(self.stats())
+
+    def _error_rate(self, stats: PoolStats | None) -> float:
+        with self._lock:
+            failed = self.connection_timeouts + self.connection_errors
+            return _share(failed, self._requests(stats))
 
     # Reports
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values; times are named with their unit."""
+        """Return everything as plain values, of one moment; times are named with their unit."""
+        stats = self.stats()  # outside of the lock: a pool has its own
+        with self._lock:
+            return self._to_dict(stats, self._levels_of(stats))
+
+    def _to_dict(self, stats: PoolStats | None, levels: dict[str, int]) -> dict[str, Any]:
         return {
             "timestamp": datetime.now(UTC).isoformat(),
             "duration_seconds": time.monotonic() - self._started,
-            "total_connections": self.total_connections,
-            "active_connections": self.active_connections,
-            "idle_connections": self.idle_connections,
-            "max_connections": self.max_connections,
-            "connection_requests": self.connection_requests,
+            "total_connections": levels["total"],
+            "active_connections": levels["active"],
+            "idle_connections": levels["idle"],
+            "max_connections": levels["max"],
+            "connection_requests": self._requests(stats),
             "connection_timeouts": self.connection_timeouts,
             "connection_errors": self.connection_errors,
             "connection_cancellations": self.connection_cancellations,
             "avg_acquisition_time_ms": self.avg_acquisition_time,
             "avg_release_time_ms": self.avg_release_time,
-            "pool_utilization": self.pool_utilization,
-            "saturation": self.saturation,
-            "error_rate": self.error_rate,
+            "pool_utilization": _share(levels["active"], levels["total"]),
+            "saturation": _share(levels["active"], levels["max"]),
+            "error_rate": self._error_rate(stats),
             "wait_p99_ms": self.wait.quantile(0.99) * 1000,
             "use_p99_ms": self.use.quantile(0.99) * 1000,
             "failures": {reason.value: n for reason, n in self.failures.items() if n},
@@ -222,3 +247,7 @@ class ConnectionPoolMetrics(Tally):
             f"use          {self.use.mean * 1000:.2f} ms mean, "
             f"{self.use.quantile(0.99) * 1000:.2f} ms p99"
         )
+
+
+def _share(part: float, whole: int) -> float:
+    return part / whole if whole else 0.0

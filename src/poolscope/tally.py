@@ -1,15 +1,21 @@
 """What happened to a pool, counted: the one subscriber that sees every acquire and release.
 
 It subscribes with taps, so that counting an acquire and a release costs no event objects.
+
+Threads that share a pool count at once. What is rare takes turns. An acquire and a release cannot
+afford that: where there is a GIL, they call nothing while they count, so nothing comes in between.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 import weakref
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from poolscope.bus import EventBus, Subscription, Tap
 from poolscope.events import (
@@ -40,6 +46,8 @@ _IDLE = AcquireSource.IDLE
 _WAIT_BUCKETS = catalog.WAIT_BUCKETS
 _USE_BUCKETS = catalog.USE_BUCKETS
 
+K = TypeVar("K")
+
 RECENT = 60
 """How many recent values the lists of the contract keep."""
 
@@ -55,6 +63,15 @@ def _nothing() -> None:
     return None
 
 
+def _has_gil() -> bool:
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+
+def _count(counter: Counter[K], key: K) -> None:
+    counter.setdefault(key, 0)  # for one that is missing, a `Counter` runs code while it counts
+    counter[key] += 1
+
+
 class Tally:
     """Count the events of one pool: plain numbers, fixed buckets, bounded lists."""
 
@@ -63,13 +80,24 @@ class Tally:
         self._source: Callable[[], Readable | None] = _nothing
         # Weakly: they know these counts, and a cycle would outlast its pool.
         self._subscriptions: list[weakref.ref[Subscription]] = []
+        self._renew_lock()
+        _tallies.add(self)
         self.reset()
+
+    def _renew_lock(self) -> None:
+        # Reentrant, because a finalizer or a signal handler may come in while it is held.
+        self._lock = threading.RLock()
 
     def reset(self) -> None:
         """Set all counts to zero."""
+        with self._lock:
+            self._begin()
+
+    def _begin(self) -> None:
         self.failures: Counter[FailureReason] = Counter()
         """Requests that ended without a connection, by reason."""
-        self.sources: Counter[AcquireSource] = Counter()
+        # All are there from the beginning, for they are counted without a lock.
+        self.sources: Counter[AcquireSource] = Counter(dict.fromkeys(AcquireSource, 0))
         """Requests that got a connection which was not idle, by source."""
         self.reclaimed = 0
         self.detached = 0
@@ -101,11 +129,12 @@ class Tally:
     def subscribe_to(self, bus: EventBus, source: Callable[[], Readable | None]) -> None:
         """Count what this bus publishes, and read levels from what `source` returns."""
         self._source = source
+        has_gil = _has_gil()
         taps: dict[type[Event], Tap] = {
-            ConnectionAcquired: self._acquired,
+            ConnectionAcquired: self._acquired if has_gil else self._acquired_in_turn,
             AcquireTimedOut: self._timed_out,
             AcquireFailed: self._failed,
-            ConnectionReleased: self._released,
+            ConnectionReleased: self._released if has_gil else self._released_in_turn,
             ConnectionDetached: self._detached,
             LeakReclaimed: self._reclaimed,
             LeakSuspected: self._leaked,
@@ -120,7 +149,8 @@ class Tally:
     @property
     def connect_failures(self) -> int:
         """Return how many connects failed, those the pool gave up itself included."""
-        return sum(self.connect_faults.values())
+        with self._lock:
+            return sum(self.connect_faults.values())
 
     def stats(self) -> PoolStats | None:
         """Return the levels of the pool that is counted, None if there is none."""
@@ -140,12 +170,13 @@ class Tally:
     ) -> None:  # fmt: skip
         histogram = self.wait
         if wait:
-            histogram.counts[bisect_left(_WAIT_BUCKETS, wait)] += 1
-            histogram.sum += wait
             self.acquisition_times.append(wait * 1000)
+            bucket = bisect_left(_WAIT_BUCKETS, wait)
+            histogram.counts[bucket] += 1
+            histogram.sum += wait
         else:
-            histogram.counts[0] += 1
             self.acquisition_times.append(0.0)
+            histogram.counts[0] += 1
         if source is not _IDLE:
             self.sources[source] += 1
 
@@ -162,6 +193,14 @@ class Tally:
         else:
             self.release_times.append(0.0)
 
+    def _acquired_in_turn(self, *fields: Any) -> None:
+        with self._lock:
+            self._acquired(*fields)
+
+    def _released_in_turn(self, *fields: Any) -> None:
+        with self._lock:
+            self._released(*fields)
+
     def _timed_out(
         self, _pool: str, _time: float, _sequence: int, _request: int, wait: float, *_: object
     ) -> None:
@@ -174,57 +213,78 @@ class Tally:
         self._count_failure(reason, wait)
 
     def _count_failure(self, reason: FailureReason, wait: float) -> None:
-        self.failures[reason] += 1
-        if reason not in self.failed_wait:
-            self.failed_wait[reason] = Histogram(catalog.WAIT_BUCKETS)
-        self.failed_wait[reason].record(wait)
+        with self._lock:
+            _count(self.failures, reason)
+            if reason not in self.failed_wait:
+                self.failed_wait.setdefault(reason, Histogram(catalog.WAIT_BUCKETS))
+            self.failed_wait[reason].record(wait)
 
     def _detached(
         self, _pool: str, _time: float, _sequence: int, _request: int, _connection: str,
         use: float, age: float,
     ) -> None:  # fmt: skip
-        self.detached += 1
-        self.use.record(use)
-        self._note_lifetime(age)
+        with self._lock:
+            self.detached += 1
+            self.use.record(use)
+            self._note_lifetime(age)
 
     def _reclaimed(
         self, _pool: str, _time: float, _sequence: int, _request: int, _connection: str,
         use: float, *_: object,
     ) -> None:  # fmt: skip
-        self.reclaimed += 1
-        self.use.record(use)
+        with self._lock:
+            self.reclaimed += 1
+            self.use.record(use)
 
     def _leaked(self, *_: object) -> None:
-        self.leaks += 1
+        with self._lock:
+            self.leaks += 1
 
     def _opened(
         self, _pool: str, _time: float, _sequence: int, _connection: str, create: float
     ) -> None:
-        self.opened += 1
-        self.create.record(create)
+        with self._lock:
+            self.opened += 1
+            self.create.record(create)
 
     def _connect_failed(
         self, _pool: str, _time: float, _sequence: int, _connection: str, create: float,
         _attempt: int, _error: object, fault: ConnectFault,
     ) -> None:  # fmt: skip
-        self.connect_faults[fault] += 1
-        if fault not in self.failed_create:
-            self.failed_create[fault] = Histogram(catalog.CREATE_BUCKETS)
-        self.failed_create[fault].record(create)
+        with self._lock:
+            _count(self.connect_faults, fault)
+            if fault not in self.failed_create:
+                self.failed_create.setdefault(fault, Histogram(catalog.CREATE_BUCKETS))
+            self.failed_create[fault].record(create)
 
     def _closed(
         self, _pool: str, _time: float, _sequence: int, _connection: str, reason: CloseReason,
         age: float,
     ) -> None:  # fmt: skip
-        self.closed[reason] += 1
-        self._note_lifetime(age)
+        with self._lock:
+            _count(self.closed, reason)
+            self._note_lifetime(age)
 
     def _note_lifetime(self, age: float) -> None:
         self.connection_lifetimes.append(age)
         del self.connection_lifetimes[:-RECENT]
 
     def _misused(self, *_: object) -> None:
-        self.misuses += 1
+        with self._lock:
+            self.misuses += 1
 
     def _subscriber_failed(self, *_: object) -> None:
-        self.subscriber_errors += 1
+        with self._lock:
+            self.subscriber_errors += 1
+
+
+_tallies: weakref.WeakSet[Tally] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for tally in tuple(_tallies):
+        tally._renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
