@@ -7,6 +7,9 @@ an exemplar leads there.
 
 from __future__ import annotations
 
+import os
+import threading
+
 from opentelemetry.context import Context
 from opentelemetry.metrics import Histogram, Meter
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, set_span_in_context
@@ -28,6 +31,9 @@ from poolscope.telemetry import catalog
 from poolscope.telemetry.otel_spans import span_context
 
 Attributes = dict[str, str | bool]
+
+# Reentrant, because a finalizer may come in while it is held.
+_lock = threading.RLock()
 
 # An empty context will not do: the SDK takes it for none, and looks for the caller's span.
 _NO_SPAN = set_span_in_context(INVALID_SPAN, Context())
@@ -103,15 +109,18 @@ class Durations:
     def _attributes(
         self, pool: str, error: FailureReason | ConnectFault | None = None
     ) -> Attributes:
-        attributes: Attributes = {catalog.POOL_NAME: pool}
-        if pool not in self._pools:
-            if len(self._pools) < catalog.MOST_POOLS:
-                self._pools.add(pool)
-            else:
-                attributes = {catalog.OVERFLOW: True}
+        known = pool in self._pools or self._admit(pool)
+        attributes: Attributes = {catalog.POOL_NAME: pool} if known else {catalog.OVERFLOW: True}
         if error is not None:
             attributes[catalog.ERROR_TYPE] = error.value
         return attributes
+
+    def _admit(self, pool: str) -> bool:
+        """Give a pool series of its own, unless there are too many."""
+        with _lock:
+            if len(self._pools) < catalog.MOST_POOLS:
+                self._pools.add(pool)
+            return pool in self._pools
 
 
 def _context(pool: str, about: int | str) -> Context:
@@ -130,3 +139,12 @@ def _histogram(meter: Meter, metric: catalog.Metric) -> Histogram:
         metric.help,
         explicit_bucket_boundaries_advisory=metric.buckets,
     )
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

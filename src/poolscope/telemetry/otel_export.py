@@ -195,7 +195,7 @@ class PoolExporter(MetricExporter):
         before, samples = set(self._closed.waiting()), list[Sample]()
         try:
             live = {(sample.name, sample.start): sample for sample in take_all(time.time_ns())}
-            closed = self._closed.waiting()
+            closed = self._closed.caught_up()
             for sample in closed:
                 if sample in before and (sample.name, sample.start) in live:
                     continue  # it has begun again: the present sample includes the last one

@@ -59,12 +59,12 @@ class Overflow:
                 return None
             total = _Sum(self._gone.start_time)
             total.add(self._gone)
-            for member in self._members.values():
+            for member in list(self._members.values()):  # a finalizer may take one out
                 total.add_pool(member)
             return total.reading(levels)
 
     def _let_go_of_lost(self) -> None:
-        for member in [member for member in self._members if member() is None]:
+        for member in [member for member in list(self._members) if member() is None]:
             self._gone.add_pool(self._members.pop(member))
 
     def _look_around(self) -> list[PoolStats]:
@@ -167,16 +167,16 @@ def _whole(seconds: float) -> int:
     return round(seconds * 1e9)
 
 
-# Another thread may add a reason meanwhile; the list is made in one step.
+# Another thread may add a reason meanwhile; the copy is made in one step.
 
 
 def _count(mine: Counter[Any], others: Mapping[Any, int]) -> None:
-    for reason, number in list(others.items()):
+    for reason, number in dict(others).items():
         mine[reason] += number
 
 
 def _add_all(mine: dict[Any, Histogram], others: Mapping[Any, Histogram]) -> None:
-    for reason, histogram in list(others.items()):
+    for reason, histogram in dict(others).items():
         if reason not in mine:
             mine[reason] = _Times(histogram.bounds)
         mine[reason].add(histogram)

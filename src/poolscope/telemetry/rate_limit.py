@@ -15,6 +15,10 @@ from poolscope.telemetry.catalog import MOST_POOLS
 BURST = 5
 """What may be said at once after a silence."""
 
+LATE = 60.0
+"""Seconds by which one thread may tell what was before that which another told. More is a clock
+that went back."""
+
 # Reentrant, because a finalizer may come in while it is held.
 _lock = threading.RLock()
 
@@ -50,7 +54,10 @@ class _Bucket:
     suppressed: int = 0
 
     def take(self, now: float, per_second: float) -> int | None:
-        elapsed, self.moment = max(0.0, now - self.moment), now
+        elapsed = now - self.moment
+        if not -LATE < elapsed < 0:
+            self.moment = now
+        elapsed = max(0.0, elapsed)
         self.tokens = min(BURST, self.tokens + elapsed * per_second)
         if self.tokens < 1:
             self.suppressed += 1

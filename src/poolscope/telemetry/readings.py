@@ -116,7 +116,7 @@ def histograms(metric: Metric, pools: Sequence[Reading]) -> Iterator[tuple[Attri
         well, failed = durations(metric, pool.counts)
         yield pool.attributes, well
         # Another thread may add a reason meanwhile; the copy is taken in one step.
-        for reason, histogram in list(failed.items()):
+        for reason, histogram in dict(failed).items():
             yield pool.attributes | {catalog.ERROR_TYPE: reason.value}, histogram
 
 

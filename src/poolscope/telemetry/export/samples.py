@@ -87,11 +87,17 @@ class Sample:
         self.histograms = {metric.name: _copies(metric, counts) for metric in HISTOGRAMS}
         """By the name of the metric, and the error type: None of what went well."""
 
+    def catch_up(self, reading: Reading) -> None:
+        """Read the counts again: threads may tell late what they did before the pool closed."""
+        again = _take(reading, self.time, closed=self.closed)
+        if again is not None and again.start == self.start:
+            self.numbers, self.histograms = again.numbers, again.histograms
+
 
 def _copies(metric: Metric, counts: Counts) -> dict[str | None, Buckets]:
     well, failed = readings.durations(metric, counts)
-    # Another thread may add a reason meanwhile; the list is made in one step.
-    copies = {reason.value: Buckets(histogram) for reason, histogram in list(failed.items())}
+    # Another thread may add a reason meanwhile; the copy is made in one step.
+    copies = {reason.value: Buckets(histogram) for reason, histogram in dict(failed).items()}
     return {None: Buckets(well), **copies}
 
 
@@ -108,10 +114,12 @@ def take_all(time: int) -> list[Sample]:
     return [sample for sample in samples if sample is not None]
 
 
-def take_last(source: Source, time: int) -> Sample | None:
+def take_last(source: Source, time: int) -> tuple[Sample, Reading] | None:
     """Take the last sample of a pool, None if it has no series of its own or cannot be read."""
     reading = None if registry.is_beyond(source) else look_at(source)
-    return _take(reading, time, closed=True) if reading is not None else None
+    if reading is None or (sample := _take(reading, time, closed=True)) is None:
+        return None
+    return sample, reading
 
 
 def _take(reading: Reading, time: int, *, closed: bool = False) -> Sample | None:

@@ -1,7 +1,13 @@
-"""What is under way in one pool for traced callers: who waits, who holds, what is being opened."""
+"""What is under way in one pool for traced callers: who waits, who holds, what is being opened.
+
+Several threads tell it, each of its own requests. So one may tell that it got a connection before
+another that it gave it back; what was first, the sequence numbers of the events say.
+"""
 
 from __future__ import annotations
 
+import threading
+import weakref
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -15,6 +21,7 @@ from opentelemetry.trace import (
 
 from poolscope import registry
 from poolscope.reasons import AcquireSource
+from poolscope.registry import Source
 from poolscope.telemetry import catalog
 
 MOST_LINKS = 16
@@ -37,6 +44,8 @@ class Work:
     """None if it will be made afterwards, should it turn out to be slow."""
     attempt: int = 0
     """Of a connect: which try it is."""
+    ended: int | None = None
+    """Of a lease: the sequence number of its end, once that was told."""
 
     @property
     def span_context(self) -> SpanContext:
@@ -54,6 +63,8 @@ class Wait:
     """A request in line."""
 
     context: Context
+    sequence: int
+    """That of its coming."""
     holders: list[Work]
     """Those who held the connections when it came."""
     attempts: int = 0
@@ -65,9 +76,11 @@ class Wait:
 
     def links(self) -> list[Link]:
         """Return what explains the wait: first what ended it, then who made it necessary."""
-        holders = self.holders
+        holders = [each for each in self.holders if each is not self.giver]
         if self.giver is not None:
-            holders = [self.giver, *(each for each in holders if each is not self.giver)]
+            holders.insert(0, self.giver)
+        # Of some that had ended before, that may have been told only later.
+        holders = [each for each in holders if each.ended is None or each.ended > self.sequence]
         links = [self.connect] if self.connect is not None else []
         links += [each.link(catalog.LINK_HOLDER) for each in holders[:MOST_LINKS]]
         return [link for link in links if link.context.trace_flags.sampled]
@@ -75,13 +88,19 @@ class Wait:
 
 @dataclass(slots=True)
 class PoolSpans:
-    """What is under way in one pool under a traced caller."""
+    """What is under way in one pool under a traced caller. Safe from any thread."""
 
     attributes: Attributes
     """What every span of the pool says from its start."""
+    source: weakref.ref[Source] | None
+    """The pool itself, if it is registered."""
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    """Reentrant, because a finalizer may come in while it is held."""
     waiting: dict[int, Wait] = field(default_factory=dict)
     leases: dict[int, Work] = field(default_factory=dict)
     connects: dict[str, Work] = field(default_factory=dict)
+    holding: dict[str, Work] = field(default_factory=dict)
+    """The lease under way, by connection."""
     given: dict[str, Work] = field(default_factory=dict)
     """The lease that ended last, by connection; kept for those who wait, while anybody does."""
     opened: dict[str, tuple[int, Link]] = field(default_factory=dict)
@@ -92,30 +111,56 @@ class PoolSpans:
         """Return how many waits, leases and connects have not ended."""
         return len(self.waiting) + len(self.leases) + len(self.connects)
 
-    def queue(self, request: int, context: Context) -> None:
+    def belongs_to(self, source: Source | None) -> bool:
+        """Tell whether this is about that pool, and not about one that had its name before."""
+        return source is not None and self.source is not None and self.source() is source
+
+    def queue(self, request: int, context: Context, sequence: int) -> None:
         """Note that a request waits."""
-        self.waiting[request] = Wait(context, list(islice(self.leases.values(), MOST_LINKS)))
+        with self.lock:
+            holders = list(islice(self.leases.values(), MOST_LINKS))
+            self.waiting[request] = Wait(context, sequence, holders)
 
     def end_wait(
         self, request: int, connection: str = "", source: AcquireSource | None = None
     ) -> Wait | None:
         """Take a request out of line, if it was there; say how it got its connection, if any."""
-        wait = self.waiting.pop(request, None)
-        giver, opened = self.given.pop(connection, None), self.opened.pop(connection, None)
-        if not self.waiting:
-            self.given.clear()
+        with self.lock:
+            wait = self.waiting.pop(request, None)
+            # It may have the connection before the one who gave it has told that.
+            holder, giver = self.holding.pop(connection, None), self.given.pop(connection, None)
+            opened = self.opened.pop(connection, None)
+            if not self.waiting:
+                self.given.clear()
         if wait is not None and source is AcquireSource.HANDOFF:
-            wait.giver = giver
+            wait.giver = holder or giver
         elif wait is not None and source is AcquireSource.NEW and opened is not None:
             wait.connect = opened[1] if opened[0] != request else None
         return wait
 
-    def end_lease(self, request: int) -> Work:
+    def begin_lease(self, lease: Work) -> None:
+        """Note who holds a connection."""
+        with self.lock:
+            self.leases[lease.request] = self.holding[lease.connection] = lease
+
+    def end_lease(self, request: int, sequence: int) -> Work | None:
         """Take a lease out; who waits for its connection may yet ask who held it."""
-        lease = self.leases.pop(request)
-        if self.waiting:
-            self.given[lease.connection] = lease
-        return lease
+        with self.lock:
+            if (lease := self.leases.pop(request, None)) is None:
+                return None
+            lease.ended = sequence
+            if self.holding.get(lease.connection) is lease:
+                del self.holding[lease.connection]
+                if self.waiting:
+                    self.given[lease.connection] = lease
+            return lease
+
+    def try_to_connect(self, request: int) -> Wait | None:
+        """Count what is opened for a request that waits; None if it does not."""
+        with self.lock:
+            if (wait := self.waiting.get(request)) is not None:
+                wait.attempts += 1
+            return wait
 
     def about(self, connect: Work) -> Attributes:
         """Return what the span of a connect says."""
@@ -124,6 +169,12 @@ class PoolSpans:
             catalog.CONNECT_ATTEMPT: connect.attempt,
         }
         return self.attributes | own
+
+
+def spans_of(pool: str) -> PoolSpans:
+    """Begin with nothing under way in a pool."""
+    source = registry.find(pool)
+    return PoolSpans(pool_attributes(pool), weakref.ref(source) if source is not None else None)
 
 
 def pool_attributes(pool: str) -> Attributes:

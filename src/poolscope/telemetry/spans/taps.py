@@ -7,6 +7,7 @@ import threading
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import Link, SpanContext, SpanKind, get_current_span
 
+from poolscope import registry
 from poolscope.bus import Tap
 from poolscope.events import (
     AcquireFailed,
@@ -29,7 +30,14 @@ from poolscope.reasons import AcquireSource, CloseReason, ConnectFault, FailureR
 from poolscope.telemetry import catalog
 from poolscope.telemetry.spans.exemplars import exemplify
 from poolscope.telemetry.spans.maker import SpanMaker
-from poolscope.telemetry.spans.pool import Attributes, PoolSpans, Wait, Work, pool_attributes
+from poolscope.telemetry.spans.pool import (
+    Attributes,
+    PoolSpans,
+    Wait,
+    Work,
+    pool_attributes,
+    spans_of,
+)
 from poolscope.telemetry.spans.rules import SPAN_KEY, epoch, is_traced, nanoseconds
 
 _IDLE = AcquireSource.IDLE
@@ -59,7 +67,7 @@ class SpanTaps:
             ConnectionOpened: self._opened,
             ConnectFailed: self._connect_failed,
             ConnectionClosed: self._closed,
-            PoolOpened: self._forget_pool,
+            PoolOpened: self._begin_pool,
             PoolClosed: self._forget_pool,
         }
 
@@ -81,9 +89,9 @@ class SpanTaps:
 
     # Requests
 
-    def _queued(self, pool: str, _time: float, _sequence: int, request: int, _place: int) -> None:
+    def _queued(self, pool: str, _time: float, sequence: int, request: int, _place: int) -> None:
         if is_traced(get_current_span()):
-            self._spans(pool).queue(request, get_current())
+            self._spans(pool).queue(request, get_current(), sequence)
 
     def _acquired(
         self, pool: str, moment: float, _sequence: int, request: int, wait: float,
@@ -107,7 +115,7 @@ class SpanTaps:
         made = self.maker.make(catalog.ACQUIRE_SPAN, context, end, wait, about, _links(waited))
         lease = Work(request, connection, context, end, None)
         self.maker.begin(catalog.USE_SPAN, lease, attributes)
-        spans.leases[request] = lease
+        spans.begin_lease(lease)
         self._note(pool, request, made)
         exemplify(pool, catalog.WAIT_TIME, None, wait, end, made)
 
@@ -159,23 +167,25 @@ class SpanTaps:
     # Leases
 
     def _released(
-        self, pool: str, _time: float, _sequence: int, request: int, _connection: str,
+        self, pool: str, _time: float, sequence: int, request: int, _connection: str,
         use: float, _reset_or_age: float,
     ) -> None:  # fmt: skip
         if (spans := self.pools.get(pool)) is not None and request in spans.leases:
-            self._end_lease(pool, spans, request, use)
+            self._end_lease(pool, spans, sequence, request, use)
 
     def _reclaimed(
-        self, pool: str, _time: float, _sequence: int, request: int, _connection: str,
+        self, pool: str, _time: float, sequence: int, request: int, _connection: str,
         use: float, reason: CloseReason, _at: object,
     ) -> None:  # fmt: skip
         if (spans := self.pools.get(pool)) is not None and request in spans.leases:
-            self._end_lease(pool, spans, request, use, reason.value)
+            self._end_lease(pool, spans, sequence, request, use, reason.value)
 
     def _end_lease(
-        self, pool: str, spans: PoolSpans, request: int, use: float, error: str | None = None
-    ) -> None:
-        lease = spans.end_lease(request)
+        self, pool: str, spans: PoolSpans, sequence: int, request: int, use: float,
+        error: str | None = None,
+    ) -> None:  # fmt: skip
+        if (lease := spans.end_lease(request, sequence)) is None:
+            return
         about = spans.attributes | {catalog.CONNECTION_ID: lease.connection}
         made = self.maker.finish(catalog.USE_SPAN, lease, use, about, error=error)
         self._note(pool, request, made)
@@ -190,10 +200,9 @@ class SpanTaps:
         self, pool: str, moment: float, _sequence: int, connection: str, attempt: int, request: int
     ) -> None:
         spans = self.pools.get(pool)
-        waited = spans.waiting.get(request) if spans is not None else None
+        waited = spans.try_to_connect(request) if spans is not None else None
         if spans is None or waited is None:
             return
-        waited.attempts += 1
         work = Work(request, connection, waited.context, epoch(moment), None, attempt)
         self.maker.begin(catalog.CONNECT_SPAN, work, spans.about(work), SpanKind.CLIENT)
         spans.connects[connection] = work
@@ -235,12 +244,17 @@ class SpanTaps:
 
     def _spans(self, pool: str) -> PoolSpans:
         spans = self.pools.get(pool)
-        if spans is None:
-            spans = self.pools[pool] = PoolSpans(pool_attributes(pool))
-        return spans
+        # Another thread may make one meanwhile; then that counts.
+        return self.pools.setdefault(pool, spans_of(pool)) if spans is None else spans
 
-    def _forget_pool(self, pool: str, _time: float, _sequence: int) -> None:
-        """Let go of a pool that is closed; or that was lost, if another has its name now."""
+    def _begin_pool(self, pool: str, _time: float, _sequence: int) -> None:
+        """Let go of a pool that was lost, if another has its name now."""
+        spans = self.pools.get(pool)
+        # Whoever waits for this one may have told that before.
+        if spans is None or not spans.belongs_to(registry.find(pool)):
+            self._forget_pool(pool)
+
+    def _forget_pool(self, pool: str, *_: object) -> None:
         self.pools.pop(pool, None)
         self._latest.span = None
 
