@@ -75,7 +75,7 @@ class PrivateServer(ABC):
     _ready: ClassVar[str]
 
     def __init__(self, *, password: str | None = None, refuses_root: bool = True) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.directory: Path | None = None
         self._password = secrets.token_urlsafe(12) if password is None else password
         as_other = refuses_root and os.geteuid() == 0
@@ -250,7 +250,11 @@ class PrivateServer(ABC):
         return lines
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Find a port of 127.0.0.1 that nothing listens on, and that no client is given.
+
+    Raises ServerError.
+    """
     for port in random.SystemRandom().sample(_PORTS, 100):
         with socket.socket() as probe:
             try:
