@@ -13,6 +13,7 @@ LAYERS = {
         "errors",
         "events",
         "faults",
+        "functions",
         "histogram",
         "reasons",
         "settings",
@@ -23,18 +24,29 @@ LAYERS = {
     "core": ["core"],
     "wires": ["buffer", "bus", "registry"],
     "aggregator": ["metrics", "tally"],
-    "engines": ["aio"],
+    "engine": ["engine"],
+    "engines": ["aio", "threads"],
     "connectors": ["connectors"],
-    "drivers": ["pool", "sync_pool"],
+    "drivers": ["base_pool", "pool", "sync_pool"],
     "subscribers": ["diagnostics", "telemetry"],
     "foreign pools": ["instrument"],
-    "edges": ["__init__", "__main__", "asgi", "assets", "cli", "manager", "sqlalchemy", "testing"],
+    "edges": [
+        "__init__",
+        "__main__",
+        "asgi",
+        "assets",
+        "cli",
+        "manager",
+        "opening",
+        "sqlalchemy",
+        "testing",
+    ],
 }
 HEIGHTS = {layer: height for height, layer in enumerate(LAYERS)}
 
 # These know events and stats, never a pool.
 LISTENERS = {"aggregator", "subscribers", "foreign pools"}
-POOLS = {"core", "engines", "connectors", "drivers"}
+POOLS = {"core", "engine", "engines", "connectors", "drivers"}
 
 # The core decides; the drivers wait, lock and read the clock for it.
 CLOSED_TO_CORE = {"asyncio", "threading", "time"}

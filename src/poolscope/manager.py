@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from poolscope.aio.connector import Factory, Function
+from poolscope.errors import PoolTimeoutError
+from poolscope.events import ConnectFailed, ConnectionOpened
+from poolscope.functions import Factory, Function
 from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.pool import ConnectionPool
+from poolscope.reasons import ConnectFault
 from poolscope.settings import ConnectionPoolSettings
+from poolscope.stats import PoolStats
 
 
 class PoolManager:
@@ -19,6 +26,7 @@ class PoolManager:
         """Manage no pools yet. Without metrics the pools of `create_pool` count nothing."""
         self._metrics_enabled = metrics_enabled
         self._pools: dict[str, ConnectionPool[Any]] = {}
+        self._connects: dict[str, _Connects] = {}
 
     async def create_pool(
         self,
@@ -29,12 +37,14 @@ class PoolManager:
         close_func: Function[Any] | None = None,
         *,
         reset_func: Function[Any] | None = None,
+        required: bool = True,
     ) -> ConnectionPool[Any]:
-        """Make and open a pool.
+        """Make and open a pool; one that is not `required` goes on trying in the background.
 
         Raises:
             ValueError: there is a pool of that name already.
-            ConnectFailedError, PoolTimeoutError: as `ConnectionPool.initialize`; nothing is kept.
+            ConnectFailedError, PoolTimeoutError: as `ConnectionPool.initialize`, if the pool is
+                required; nothing is kept.
         """
         settings = (settings or ConnectionPoolSettings()).copy(name=name)
         pool: ConnectionPool[Any] = ConnectionPool(
@@ -44,9 +54,13 @@ class PoolManager:
             pool.get_metrics().unsubscribe()
         self._add(name, pool)
         try:
-            await pool.initialize()
+            if required:
+                await pool.initialize()
+            else:
+                with suppress(PoolTimeoutError):
+                    await pool.wait_ready(0)
         except BaseException:
-            self._pools.pop(name, None)
+            self._forget(name)
             raise
         return pool
 
@@ -65,6 +79,12 @@ class PoolManager:
                 "another name"
             )
         self._pools[name] = pool
+        self._connects[name] = _Connects(pool)
+
+    def _forget(self, name: str) -> ConnectionPool[Any] | None:
+        if (connects := self._connects.pop(name, None)) is not None:
+            connects.subscription.unsubscribe()
+        return self._pools.pop(name, None)
 
     async def get_pool(self, name: str) -> ConnectionPool[Any] | None:
         """Return the pool of that name, None if there is none."""
@@ -72,14 +92,14 @@ class PoolManager:
 
     async def close_pool(self, name: str) -> None:
         """Close a pool and forget it. An unknown name is no error."""
-        pool = self._pools.pop(name, None)
+        pool = self._forget(name)
         if pool is not None:
             await pool.close()
 
     async def close_all(self) -> None:
         """Close all pools at the same time and forget them."""
-        pools, self._pools = self._pools, {}
-        await asyncio.gather(*(pool.close() for pool in pools.values()))
+        pools = [pool for name in list(self._pools) if (pool := self._forget(name)) is not None]
+        await asyncio.gather(*(pool.close() for pool in pools))
 
     async def close_all_pools(self) -> None:
         """Close all pools, as `close_all`."""
@@ -88,6 +108,10 @@ class PoolManager:
     def get_metrics(self) -> dict[str, ConnectionPoolMetrics]:
         """Return the metrics of each pool, by name."""
         return {name: pool.get_metrics() for name, pool in self._pools.items()}
+
+    def get_health(self) -> dict[str, PoolHealth]:
+        """Return the state of each pool and how connecting goes, by name. Asks no server."""
+        return {name: self._connects[name].health(pool) for name, pool in self._pools.items()}
 
     def print_summary(self) -> None:
         """Print the metrics of each pool."""
@@ -109,3 +133,48 @@ class PoolManager:
         traceback: TracebackType | None,
     ) -> None:
         await self.close_all()
+
+
+@dataclass(frozen=True, slots=True)
+class PoolHealth:
+    """Say where a pool's connections are, and whether it can open some. Times are in seconds."""
+
+    stats: PoolStats
+    opened: bool
+    """Whether a connection was ever opened."""
+    fault: ConnectFault | None
+    """Why connects fail; None if the last one did not."""
+    failing_for: float
+    """How long connects have been failing; 0 if they do not."""
+    last_failure: float
+    """How long ago the last one failed; infinite if connects do not."""
+
+
+class _Connects:
+    """How the connects of one pool went, since it came to a manager."""
+
+    def __init__(self, pool: ConnectionPool[Any]) -> None:
+        self._opened = pool.stats().idle + pool.stats().in_use > 0
+        self._fault: ConnectFault | None = None
+        self._since = self._last = 0.0
+        self.subscription = pool.bus.tap(
+            {ConnectionOpened: self._succeeded, ConnectFailed: self._failed}
+        )
+
+    def _succeeded(self, *_: object) -> None:
+        self._opened, self._fault = True, None
+
+    def _failed(self, _pool: str, moment: float, *fields: Any) -> None:
+        fault: ConnectFault = fields[-1]
+        if fault is ConnectFault.ABANDONED:
+            return
+        if self._fault is None:
+            self._since = moment
+        self._fault, self._last = fault, moment
+
+    def health(self, pool: ConnectionPool[Any]) -> PoolHealth:
+        stats = pool.stats()
+        if self._fault is None:
+            return PoolHealth(stats, self._opened, None, 0.0, math.inf)
+        since, last = stats.time - self._since, stats.time - self._last
+        return PoolHealth(stats, self._opened, self._fault, max(0.0, since), max(0.0, last))

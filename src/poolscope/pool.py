@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Self
 
-from poolscope.aio.connector import Connector, Factory, Function
+from poolscope.aio.connector import Connector
 from poolscope.aio.driver import Driver
 from poolscope.aio.lease import Lease
+from poolscope.base_pool import BasePool, C, checked, checked_settings
 from poolscope.bus import ROOT, EventBus
-from poolscope.faults import shown
+from poolscope.functions import Factory, Function
 from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.settings import ConnectionPoolSettings
-from poolscope.stats import PoolStats
-
-C = TypeVar("C")
 
 
-class ConnectionPool(Generic[C]):
+class ConnectionPool(BasePool[C]):
     """Lend connections to asyncio tasks, and tell all that happens on `bus`.
 
     A pool serves one event loop, the one it is first used on; from other threads only `stats()`,
@@ -55,12 +52,9 @@ class ConnectionPool(Generic[C]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make a pool. It opens with `initialize()`, or with the first acquire."""
-        if settings is not None and not isinstance(settings, ConnectionPoolSettings):
-            kind = type(settings).__name__
-            raise ValueError(f"settings must be ConnectionPoolSettings: got a {kind}")
         connector = Connector(factory, validate_func, close_func, reset_func)
         self._driver: Driver[C] = Driver(
-            settings or ConnectionPoolSettings(),
+            checked_settings(settings),
             connector,
             EventBus(bus or ROOT),
             clock,
@@ -97,7 +91,7 @@ class ConnectionPool(Generic[C]):
         the time is up; then they are closed under their holders. May be called again.
         """
         limit = self._driver.settings.close_timeout if timeout is None else timeout
-        await self._driver.close(_checked(limit))
+        await self._driver.close(checked(limit))
 
     async def __aenter__(self) -> Self:
         """Open the pool, as `initialize`."""
@@ -128,7 +122,7 @@ class ConnectionPool(Generic[C]):
         lease: Lease[C] = Lease()
         lease.slot = None
         lease.driver = driver = self._driver
-        lease.timeout = driver.timeout if timeout is None else _checked(timeout)
+        lease.timeout = driver.timeout if timeout is None else checked(timeout)
         return lease
 
     async def acquire(self, timeout: float | None = None) -> C:
@@ -186,58 +180,3 @@ class ConnectionPool(Generic[C]):
         self._driver.require_open()
         self._driver.core.drain(self._driver.clock())
         self._driver.pump()
-
-    # Looking
-
-    @property
-    def name(self) -> str:
-        """Return the name on every event and metric of this pool, unique in this process."""
-        return self._driver.name
-
-    @property
-    def bus(self) -> EventBus:
-        """Return the bus on which this pool tells what happens."""
-        return self._driver.bus
-
-    @property
-    def settings(self) -> ConnectionPoolSettings:
-        """Return a copy of the settings in force."""
-        return self._driver.settings.copy()
-
-    def stats(self) -> PoolStats:
-        """Return all levels in one consistent snapshot. Safe from any thread."""
-        return self._driver.stats()
-
-    def get_metrics(self) -> ConnectionPoolMetrics:
-        """Return what was counted. Safe from any thread."""
-        return self._driver.metrics
-
-    @property
-    def pool_size(self) -> int:
-        """Return how many connections are idle."""
-        return self.stats().idle
-
-    @property
-    def active_connections(self) -> int:
-        """Return how many connections are in use."""
-        return self.stats().in_use
-
-    def __repr__(self) -> str:
-        """Return the state of the pool as one line of a dashboard."""
-        stats, metrics = self.stats(), self.get_metrics()
-        return (
-            f"<ConnectionPool {self.name!r} {stats.state}: {stats} | "
-            f"{metrics.connection_requests} requests, {metrics.error_rate:.1%} failed, "
-            f"wait p99 {metrics.wait.quantile(0.99) * 1000:.1f} ms, "
-            f"use p99 {metrics.use.quantile(0.99) * 1000:.1f} ms>"
-        )
-
-    def _limit(self, timeout: float | None) -> float:
-        return self._driver.timeout if timeout is None else _checked(timeout)
-
-
-def _checked(timeout: Any) -> float:
-    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-    if not number or math.isnan(timeout) or timeout < 0:
-        raise ValueError(f"timeout must be a number of seconds of at least 0: got {shown(timeout)}")
-    return float(timeout)

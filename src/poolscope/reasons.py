@@ -84,3 +84,5 @@ class Misuse(StrEnum):
     """What was given back is not on loan from this pool."""
     WRONG_LOOP = "wrong_loop"
     """The pool was used from another event loop than its own."""
+    BLOCKED_LOOP = "blocked_loop"
+    """A pool for threads was used on the thread of a running event loop."""

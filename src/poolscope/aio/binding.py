@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import os
-import warnings
 import weakref
 from asyncio import AbstractEventLoop, Task, current_task, get_running_loop
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from contextvars import Context, copy_context
-from sys import is_finalizing
 from threading import get_ident
 from typing import Any
 
 from opentelemetry import context as otel_context
 
 from poolscope import registry
-from poolscope.aio.connector import terminate
 from poolscope.aio.engine import Engine
 from poolscope.aio.jobs import Jobs
 from poolscope.core import verdicts
 from poolscope.core.slot import C
+from poolscope.engine import keep_from_parent
 from poolscope.errors import WrongLoopError
 from poolscope.events import CloseReason, Misuse
+from poolscope.functions import terminate
 
 
 class Binding(Engine[C]):
     """Binds the engine to the loop it is first used on, and leaves loops and parents behind."""
 
-    _forked = False
-    """This is a child process, and what is here belongs to the parent."""
     _sentinel: AsyncGenerator[None] | None = None
     """What the loop tells that it is about to end."""
 
@@ -123,45 +120,18 @@ class Binding(Engine[C]):
         What is to be told of it is published when the child uses the pool: subscribers may hold
         locks that nobody in this process will release.
         """
-        self._forked = True
-        _inherited.extend(slot.connection for slot in self.core.places.slots)
-        _inherited.append(self._sentinel)
-        error = RuntimeError("this process was forked from the one that used the pool")
-        try:
-            self.core.abandon(CloseReason.FORKED, error, self.clock())
-            if self._halted:  # by the end of the parent's loop; nobody closed the pool
-                self.core.finish(self.clock())
-                self.renew()
-        except Exception:  # another thread was in the middle of a decision
+        keep_from_parent(self._sentinel)
+        self.abandon_parent()
+        if self._halted:  # by the end of the parent's loop; nobody closed the pool
+            self.core.finish(self.clock())
             self.renew()
         self.loop, self.thread = None, 0
-        self._count_from_zero()
+        self.count_from_zero()
 
     def _begin_in_child(self) -> None:
         self._forked = False
         self.publish()
-        self._count_from_zero()
-
-    def _count_from_zero(self) -> None:
-        self.metrics.reset()
-        self.core.strain.reset()
-        self.bus.forget()
-
-    def __del__(self) -> None:
-        """Drop what was left open, and say so, unless the interpreter is ending anyway."""
-        if is_finalizing() or not hasattr(self, "core") or self._forked:
-            return
-        left = [s.connection for s in self.core.places.slots if s.connection is not None]
-        if not left or self.core.state == "closed":
-            return
-        for connection in left:
-            terminate(connection)
-        warnings.warn(
-            f"pool {self.name!r} was lost with {len(left)} open connections; close it, or use it "
-            "as `async with ConnectionPool(...)`",
-            ResourceWarning,
-            stacklevel=2,
-        )
+        self.count_from_zero()
 
 
 def _own_context() -> Context:
@@ -182,10 +152,6 @@ async def _watch(binding_ref: weakref.ref[Binding[Any]]) -> AsyncGenerator[None]
         binding = binding_ref()
         if binding is not None and binding._sentinel is not None:
             await binding.loop_ends()
-
-
-_inherited: list[object] = []
-"""What is a parent process's. Closing it here would speak on the parent's sockets."""
 
 
 def _after_fork_in_child() -> None:

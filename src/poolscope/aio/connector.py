@@ -1,42 +1,22 @@
-"""What an application gives a pool to work with: how to open, check, reset and close."""
+"""How an asyncio pool calls what an application gave it."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from asyncio import Future
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from poolscope.aio.jobs import Jobs
+from poolscope.functions import C, Function, Functions, close_plainly, terminate
 from poolscope.settings import ConnectionPoolSettings
 
-C = TypeVar("C")
 
-Factory = Callable[[], C | Awaitable[C]]
-Function = Callable[[C], Any]
-
-
-@dataclass(slots=True, repr=False)  # a factory may hold a DSN
-class Connector(Generic[C]):
-    """Four functions, each plain or async, called with the time limits of the settings."""
-
-    factory: Factory[C]
-    validate_func: Function[C] | None = None
-    close_func: Function[C] | None = None
-    reset_func: Function[C] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be called, before any connection is lost over it."""
-        if not callable(self.factory):
-            # Never its value: somebody may have given the DSN, and its password, by mistake.
-            kind = type(self.factory).__name__
-            raise ValueError(f"factory must be a function that opens a connection: got a {kind}")
-        for name in ("validate_func", "close_func", "reset_func"):
-            function = getattr(self, name)
-            if function is not None and not callable(function):
-                kind = type(function).__name__
-                raise ValueError(f"{name} must be callable or None: got a {kind}")
+@dataclass(slots=True, repr=False)
+class Connector(Functions[C]):
+    """Calls the four functions, each plain or async, with the time limits of the settings."""
 
     @property
     def plain_check(self) -> Function[C] | None:
@@ -59,7 +39,8 @@ class Connector(Generic[C]):
         connection = await jobs.call(self.factory, limit=settings.connect_timeout, late=close_late)
         if connection is None:
             raise TypeError("factory returned None instead of a connection")
-        if inspect.iscoroutinefunction(connection) or inspect.isawaitable(connection):
+        # Some drivers' connections can be awaited, too; these things are of no other use.
+        if inspect.iscoroutinefunction(connection) or isinstance(connection, Coroutine | Future):
             raise TypeError(
                 f"factory returned {type(connection).__name__} instead of a connection; "
                 "await it, or call it, in the factory"
@@ -80,7 +61,7 @@ class Connector(Generic[C]):
         self, connection: C, jobs: Jobs, settings: ConnectionPoolSettings
     ) -> BaseException | None:
         """Close a connection, with `close_func` or its own `close()`; return what went wrong."""
-        close = self.close_func or _close
+        close = self.close_func or close_plainly
         try:
             await jobs.call(close, connection, limit=settings.close_timeout)
         except Exception as error:
@@ -90,17 +71,3 @@ class Connector(Generic[C]):
             terminate(connection)
             raise
         return None
-
-
-def _close(connection: Any) -> Any:
-    close = getattr(connection, "close", None)
-    return close() if callable(close) else None
-
-
-def terminate(connection: Any) -> bool:
-    """Drop a connection without saying goodbye, if it knows how (as asyncpg's do)."""
-    try:
-        connection.terminate()
-    except Exception:  # it cannot, or its event loop is gone: nothing more can be done
-        return False
-    return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import weakref
 from asyncio import (
     AbstractEventLoop,
@@ -15,24 +14,21 @@ from asyncio import (
 )
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic
+from typing import Any
 
-from poolscope import registry
-from poolscope.aio.connector import Connector, terminate
+from poolscope.aio.connector import Connector
 from poolscope.aio.jobs import Jobs
 from poolscope.aio.stacks import describe
 from poolscope.bus import EventBus
-from poolscope.core.journal import Journal
 from poolscope.core.pool_core import PoolCore
 from poolscope.core.slot import C, Slot
-from poolscope.core.strain import Strain
 from poolscope.core.ticket import NOTHING, Chores
+from poolscope.engine import BaseEngine
 from poolscope.events import CloseFailed, Misuse, MisuseDetected, SubscriberFailed
 from poolscope.faults import where
+from poolscope.functions import terminate
 from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.settings import ConnectionPoolSettings
-from poolscope.stats import PoolStats
-from poolscope.target import Target
 
 logger = logging.getLogger("poolscope")
 
@@ -40,8 +36,10 @@ SHORTEST_DELAY = 1e-6
 """Seconds. An alarm that rings too early by a rounding error is set again, and must not spin."""
 
 
-class Engine(Generic[C]):
+class Engine(BaseEngine[C]):
     """Stands between one core and one event loop at a time."""
+
+    kind = "async with ConnectionPool(...)"
 
     def __init__(
         self,
@@ -52,17 +50,10 @@ class Engine(Generic[C]):
         metrics: ConnectionPoolMetrics,
     ) -> None:
         """Make an engine that is not yet bound to a loop."""
-        self.settings = settings.copy()
         self.connector = connector
-        self.bus = bus
-        self.hooks = bus.hooks
-        self.clock = clock
-        self.timeout = self.settings.acquire_timeout
-        self.resets = connector.reset_func is not None
         self.loop: AbstractEventLoop | None = None
         self.thread = 0
         """The thread the loop runs in; 0 while bound to none."""
-        self.metrics = metrics
         self._halted = False
         self._alarm: TimerHandle | None = None
         self._alarm_at = math.inf
@@ -71,26 +62,13 @@ class Engine(Generic[C]):
         self._resetting: dict[int, None] = {}
         """Leases whose callers have given back, and whose reset is under way."""
         self.jobs: Jobs
-        self.core: PoolCore[C]
-        with registry.naming:
-            self.name = registry.free_name(self.settings.name)
-            self.renew()
-            registry.register(self)
-        # Weakly, so that neither the bus nor the metrics keep a lost pool alive.
-        bus.owner = myself = weakref.ref(self)
-        metrics.subscribe_to(bus, myself)
+        super().__init__(settings, connector, bus, clock, metrics)
 
     def renew(self) -> None:
-        """Begin with a new core; its events go on counting where the old one's ended."""
-        checks = self.settings.validate_on_acquire and self.connector.validate_func is not None
-        self.plain_check = self.connector.plain_check if checks else None
-        journal, strain = Journal(self.name, self.hooks), Strain()
-        if hasattr(self, "core"):
-            journal, strain = self.core.journal, self.core.strain
-        self.core = PoolCore(
-            self.name, self.settings, journal, random, checks=checks, strain=strain
-        )
-        self.core.checks_idle = checks and self.plain_check is None
+        """Begin with a new core, bound to no loop."""
+        super().renew()
+        self.plain_check = self.connector.plain_check if self.checks else None
+        self.core.checks_idle = self.checks and self.plain_check is None
         self.loop = None
         self.thread = 0
 
@@ -243,15 +221,6 @@ class Engine(Generic[C]):
             self.core.disconnected(slot, self.clock())
 
     # What it tells
-
-    @property
-    def target(self) -> Target | None:
-        """Return what it connects to, if the settings say so."""
-        return self.settings.target if isinstance(self.settings.target, Target) else None
-
-    def stats(self) -> PoolStats:
-        """Return the levels at this moment. Safe from any thread."""
-        return self.core.stats(self.clock())
 
     def misused(self, misuse: Misuse, detail: str) -> None:
         """Count a call that no correct program makes."""

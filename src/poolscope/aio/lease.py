@@ -14,7 +14,6 @@ from poolscope.core.ticket import Ticket
 from poolscope.errors import PoolError, ReleaseError
 from poolscope.events import (
     AcquireSource,
-    CloseReason,
     ConnectionAcquired,
     ConnectionReleased,
     ConnectionRequested,
@@ -128,12 +127,3 @@ class Lease(Ticket[C], Generic[C]):
         """Have the connection taken back if whoever held it lost it."""
         if self.slot is not None:
             self.driver.lose(self.slot, self.id)
-
-
-def doubt(kind: type[BaseException] | None) -> CloseReason | None:
-    """Tell why a connection left by such an exception cannot be trusted, None if it can."""
-    if kind is None:
-        return None
-    if issubclass(kind, TimeoutError) or not issubclass(kind, Exception):
-        return CloseReason.DIRTY
-    return CloseReason.BROKEN if issubclass(kind, ConnectionError | EOFError) else None

@@ -9,8 +9,9 @@ from functools import partial
 from typing import NoReturn
 
 from poolscope.aio.binding import Binding
-from poolscope.aio.lease import Lease, doubt
+from poolscope.aio.lease import Lease
 from poolscope.core.slot import IN_USE, C, Slot
+from poolscope.engine import doubt
 from poolscope.events import (
     CloseReason,
     ConnectionReleased,

@@ -2,7 +2,8 @@
 
 1. No clock: `now` is given. 2. No lock, no await, no thread: the driver sees to that.
 3. No user code: `wake` only sets a flag, events wait in the journal until the driver publishes.
-4. All that changes a slot's state is `Places.move`, checked against TRANSITIONS.
+4. All that changes a slot's state is `Places.move`, checked against TRANSITIONS, but for `lend`
+and `lay_down`, the quick ways in and out.
 5. What `chores` returns the driver must do, and report.
 
 The one exception to "events wait in the journal" is the path that matters most: a request granted
@@ -37,25 +38,39 @@ class PoolCore(Upkeep[C]):
 
     # A request: `request`, then `conclude` when the ticket is settled, or `withdraw`
 
+    def lend(self, ticket: Ticket[C], now: float) -> bool:
+        """Make a request, and grant an idle connection at once. False: it was not even made.
+
+        From the first change to the last this calls nothing: only at calls may a signal handler
+        strike or another thread come in, so a caller who is interrupted finds all of it or none.
+        It moves the slot itself, as what lies in `idle` is IDLE.
+        """
+        idle = self._idle
+        if not idle or self.checks_idle:
+            return False  # else nobody waits: an idle connection goes to those in line
+        slot = idle[-1]
+        if slot.expires_at <= now:
+            return False
+        journal = self.journal
+        ticket.requested_at = now
+        ticket.id = slot.lease = journal.sequence + 1
+        slot.state = IN_USE
+        slot.since = now
+        ticket.slot = slot
+        journal.sequence += 2
+        del idle[-1]
+        return True
+
     def request(self, ticket: Ticket[C], now: float, timeout: float) -> bool:
         """Make a request. True: an idle connection was granted, and the request is over.
 
         False: the ticket is in line or settled already; its caller waits, and concludes.
         """
-        journal = self.journal
-        ticket.id = sequence = journal.sequence + 1
+        if self.lend(ticket, now):
+            return True
+        ticket.id = self.journal.sequence + 1
         ticket.requested_at = now
-        idle = self._idle
-        if idle and not self.checks_idle:  # then nobody waits: an idle connection goes to the line
-            slot = idle.pop()
-            if slot.expires_at > now:
-                self.places.move(slot, IN_USE, now)
-                slot.lease = sequence
-                ticket.slot = slot
-                journal.sequence = sequence + 1
-                return True
-            idle.append(slot)
-        journal.record(ConnectionRequested, now)
+        self.journal.record(ConnectionRequested, now)
         self._stand_in_line(ticket, now, timeout)
         return False
 
@@ -180,24 +195,34 @@ class PoolCore(Upkeep[C]):
 
     # A lease: ends with `release`, `discard`, `detach` or `reclaim`
 
+    def lay_down(self, slot: Slot[C], lease: int, now: float) -> bool:
+        """End a lease and keep its connection idle. False: it takes more, and nothing is done.
+
+        From the first change to the last it calls nothing, for the reasons of `lend`.
+        """
+        idle = self._idle
+        quiet = self._low <= len(idle) < self._keep and not self._waiting
+        if not quiet or slot.lease != lease or slot.expires_at <= now or slot.suspected:
+            return False
+        slot.lease = 0
+        slot.holder = None
+        slot.state = IDLE
+        slot.since = now
+        self.journal.sequence += 1
+        idle += (slot,)
+        return True
+
     def release(self, slot: Slot[C], lease: int, now: float, reset: float = 0.0) -> bool:
         """End a lease. True: the connection is idle, and the caller publishes the release.
 
         Raises:
             ReleaseError: the lease has already ended; nothing changes.
         """
+        if self.lay_down(slot, lease, now):
+            return True
         if slot.lease != lease:
             raise self.not_leased(slot.connection_id)
-        idle = self._idle
-        quiet = not self._waiting and self._low <= len(idle) < self._keep
-        if quiet and slot.expires_at > now and not slot.suspected:
-            slot.lease = 0
-            slot.holder = None
-            self.places.move(slot, IDLE, now)
-            idle.append(slot)
-            self.journal.sequence += 1
-            return True
-        if len(idle) < self._low:
+        if len(self._idle) < self._low:
             self._note_use(now)
         self._end_lease(slot, now, reset)
         self._offer(slot, AcquireSource.HANDOFF, now)

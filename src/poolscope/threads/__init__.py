@@ -1,0 +1,1 @@
+"""The driver for threads: it does what the core decides, and decides nothing itself."""

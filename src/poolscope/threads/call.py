@@ -1,0 +1,99 @@
+"""One call of a function of the application, which may take long, fail, or never return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from poolscope.threads.system import Timer
+
+if TYPE_CHECKING:
+    from poolscope.threads.engine import Engine
+
+
+class Call:
+    """Ends once: when the function returned or raised, or when the pool gave it up before.
+
+    A job for a thread of the pool; `run_here` is for the thread that asked.
+    """
+
+    __slots__ = ("_engine", "_function", "_late", "_then", "begun", "done", "error", "live",
+                 "result", "timer")  # fmt: skip
+
+    def __init__(
+        self,
+        engine: Engine[Any],
+        function: Callable[[], Any],
+        then: Callable[[Call, float], object],
+        late: Callable[[Any], object] | None = None,
+    ) -> None:
+        """Prepare a call. `then(call, now)` is part of the decision by which it ends."""
+        self._engine = engine
+        self._function = function
+        self._then = then
+        self._late = late
+        self.begun = False
+        self.live = True
+        """It has not ended yet. Changed in decisions only."""
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.timer: Timer | None = None
+        self.done = engine.system.waker()
+
+    def __call__(self) -> None:
+        """Call the function, unless it is too late, and hand on what became of it."""
+        if self.begun or not self.live:
+            return
+        self.begun = True
+        result, error = None, None
+        try:
+            result = self._function()
+        except BaseException as raised:
+            error = raised
+        if not self._end(result, error) and error is None and self._late is not None:
+            self._late(result)
+
+    def run_here(self) -> None:
+        """Call the function in this thread; raise what is not its failure but an interrupt."""
+        if self.begun:
+            return
+        self.begun = True
+        result, error, struck = None, None, None
+        try:
+            result = self._function()
+        except BaseException as raised:
+            error = raised
+        while self.live:
+            try:
+                self._end(result, error)
+            except BaseException as raised:
+                struck = raised
+        if self.result is not result and error is None and self._late is not None:
+            self._late(result)
+        if error is not None and not isinstance(error, Exception):
+            struck = error
+        if struck is not None:
+            raise struck
+
+    def give_up(self, error: BaseException) -> bool:
+        """End it now; what it returns later goes to `late`. False: it has ended before."""
+        return self._end(None, error)
+
+    def _end(self, result: Any, error: BaseException | None) -> bool:
+        return self._engine.decide(lambda now: self.end(result, error, now))
+
+    def end(self, result: Any, error: BaseException | None, now: float) -> bool:
+        """End it, as part of a decision. False: it has ended before."""
+        if not self.live:
+            return False
+        self.live = False
+        self.result, self.error = result, error
+        if self.timer is not None:
+            self.timer.cancel()
+        try:
+            self._then(self, now)
+        finally:
+            with suppress(Exception):
+                self.done.set()
+        return True

@@ -1,0 +1,360 @@
+"""What turns: decisions made one at a time, and all that follows from each."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import weakref
+from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
+from sys import is_finalizing
+from typing import Any, Generic, TypeVar
+
+from poolscope.bus import EventBus
+from poolscope.core.journal import Record
+from poolscope.core.slot import C, Slot
+from poolscope.core.ticket import NOTHING
+from poolscope.engine import BaseEngine
+from poolscope.errors import PoolError
+from poolscope.events import CloseFailed, Misuse, MisuseDetected, SubscriberFailed
+from poolscope.faults import where
+from poolscope.functions import Functions, close_plainly, terminate
+from poolscope.metrics import ConnectionPoolMetrics
+from poolscope.settings import ConnectionPoolSettings
+from poolscope.stats import PoolStats
+from poolscope.threads.call import Call
+from poolscope.threads.stacks import describe
+from poolscope.threads.system import System, Timer, Waker
+
+logger = logging.getLogger("poolscope")
+
+T = TypeVar("T")
+
+SHORTEST_DELAY = 1e-6
+"""Seconds. An alarm that rings too early by a rounding error is set again, and must not spin."""
+
+
+class Turn(Generic[T]):
+    """One decision, and what is to be done because of it."""
+
+    __slots__ = ("decision", "done", "error", "inspect", "jobs", "records", "result")
+
+    def __init__(self, decision: Callable[[float], T]) -> None:
+        """Prepare a decision; it is given the time."""
+        self.decision = decision
+        self.done = False
+        self.result: T
+        self.error: BaseException | None = None
+        self.jobs: list[Call] = []
+        self.inspect: list[tuple[Slot[Any], int]] = []
+        self.records: list[Record] = []
+
+
+class Engine(BaseEngine[C]):
+    """Stands between one core and any number of threads.
+
+    The core is touched under `lock` only, by straight-line steps (`PoolCore.lend`, `lay_down`) or
+    by `decide`. Nothing of the application is called under it: no function, no subscriber.
+    """
+
+    kind = "with SyncConnectionPool(...)"
+
+    def __init__(
+        self,
+        settings: ConnectionPoolSettings,
+        functions: Functions[C],
+        bus: EventBus,
+        clock: Callable[[], float],
+        metrics: ConnectionPoolMetrics,
+        *,
+        system: System,
+        inline: bool,
+    ) -> None:
+        """Make an engine. `inline`: who causes a connect or a close does it in its own thread."""
+        self.functions = functions
+        self.system = system
+        self.inline = inline
+        self.lock = system.lock()
+        self.deciding = False
+        """A decision is being made: only its own thread can see this under the lock."""
+        self.calls: dict[Call, None] = {}
+        """What is at work on leases: validations and resets."""
+        self.resetting: dict[int, None] = {}
+        """Leases whose callers have given back, and whose reset is under way."""
+        self._alarm: Timer | None = None
+        self._alarm_at = math.inf
+        self._watchers: list[Waker] = []
+        super().__init__(settings, functions, bus, clock, metrics)
+        self.workers = system.workers(self.name)
+
+    # Decisions
+
+    def decide(self, decision: Callable[[float], T]) -> T:
+        """Have the core decide in one piece, and see to all that follows. Return the result.
+
+        Where a signal handler could strike in the middle, another thread decides meanwhile.
+
+        Raises:
+            PoolError: called by what interrupted a decision: a signal handler, a finalizer.
+        """
+        if self.system.owns(self.lock):
+            raise PoolError(
+                f"pool {self.name!r} was called by a signal handler, or a finalizer, that "
+                "interrupted it in this very thread. Have the handler set a flag, and act on that later."
+            )
+        turn = Turn(decision)
+        try:
+            if self.system.is_struck():
+                self._have_taken(turn)
+            else:
+                self.take(turn)
+            if self.inline:
+                for job in turn.jobs:
+                    job.run_here()
+        except BaseException:
+            for job in turn.jobs:
+                self.workers.start(job)  # those begun before are not done twice
+            raise
+        if turn.error is not None:
+            raise turn.error
+        return turn.result
+
+    def take(self, turn: Turn[Any]) -> None:
+        """Take a turn: decide, then do what is owed, publish, and look at who is suspect."""
+        with self.lock:
+            self.deciding = True
+            try:
+                now = self.clock()
+                try:
+                    turn.result = turn.decision(now)
+                except Exception as error:
+                    turn.error = error
+                self._follow(turn, now)
+            finally:
+                self.deciding = False
+        if not self.inline:
+            for job in turn.jobs:
+                self.workers.start(job)
+        self.publish(turn.records)
+        for slot, lease in turn.inspect:
+            self._report_leak(slot, lease)
+        turn.done = True
+
+    def _have_taken(self, turn: Turn[Any]) -> None:
+        """Let a worker take a turn, in this context, whatever is raised here meanwhile."""
+        context, done, struck = copy_context(), self.system.waker(), None
+        left = [True]
+
+        def once() -> None:
+            if not (left and left.pop()):
+                return  # it was started twice
+            try:
+                context.run(self.take, turn)
+            except BaseException as error:
+                turn.error = error
+            turn.done = True
+            done.set()
+
+        while not turn.done:
+            try:
+                self.workers.start(once)
+                done.wait(math.inf)
+            except BaseException as error:
+                struck = error
+        if struck is not None:
+            raise struck
+
+    def _follow(self, turn: Turn[Any], now: float) -> None:
+        """Collect what is owed after a decision: chores, events, the alarm; wake who watches."""
+        core = self.core
+        if now >= core.due:
+            core.tick(now)
+        if core.vacant or core.owed is not NOTHING:
+            chores = core.chores(now)
+            if chores is not NOTHING:
+                turn.inspect = [(slot, slot.lease) for slot in chores.inspect]
+                turn.jobs = [self._connecting(slot) for slot in chores.connect]
+                turn.jobs += [self._closing(slot) for slot in chores.close]
+        if core.due < self._alarm_at:
+            self._set_alarm(core.due, now)
+        journal = core.journal
+        if journal.outbox:
+            turn.records, journal.outbox = journal.outbox, []
+        if self._watchers:
+            watchers, self._watchers = self._watchers, []
+            for watcher in watchers:
+                watcher.set()
+
+    def publish(self, records: list[Record]) -> None:
+        """Publish events, in this thread. A subscriber must not harm the pool."""
+        for kind, fields in records:
+            for hook in self.hooks[kind]:
+                try:
+                    hook(*fields)
+                except BaseException as error:
+                    self.bus.report(hook, kind, error)
+
+    def _report_leak(self, slot: Slot[C], lease: int) -> None:
+        stack = describe(slot.holder)
+
+        def suspect(now: float) -> None:
+            if slot.lease == lease:
+                self.core.suspect(slot, stack, now)
+
+        self.decide(suspect)
+
+    # Waiting for decisions of others
+
+    def watch(self) -> Waker:
+        """Return what is set after the next decision. Call it under the lock."""
+        watcher = self.system.waker()
+        self._watchers.append(watcher)
+        return watcher
+
+    # Calls of the application's functions
+
+    def call(
+        self,
+        function: Callable[[], Any],
+        then: Callable[[Call, float], object],
+        limit: float,
+        name: str,
+        late: Callable[[Any], object] | None = None,
+    ) -> Call:
+        """Return a call that ends by itself within `limit` seconds, `name` in its error."""
+        call = Call(self, function, then, late)
+        if limit < math.inf:
+            text = f"{name} did not return within {limit:.2f} s"
+            overdue = partial(call.give_up, TimeoutError(text))
+            call.timer = self.system.call_later(limit, partial(self.workers.start, overdue))
+        return call
+
+    def _connecting(self, slot: Slot[C]) -> Call:
+        ended = partial(self._connect_ended, slot)
+        factory, limit = self.functions.factory, self.settings.connect_timeout
+        slot.holder = call = self.call(factory, ended, limit, name_of(factory), self.close_late)
+        return call
+
+    def _connect_ended(self, slot: Slot[C], call: Call, now: float) -> None:
+        core, error, connection = self.core, call.error, call.result
+        if slot.holder is not call:
+            return  # of a parent process
+        if error is None and inspect.isawaitable(connection):
+            error = awaitable("factory", connection)
+        elif error is None and connection is None:
+            error = TypeError("factory returned None instead of a connection")
+        elif error is None and core.places.find(connection) is not None:
+            error = TypeError("factory returned a connection that is already in the pool")
+        if error is not None:
+            # An interrupt, or the CancelledError of a pool that closes, says nothing of the server.
+            core.connect_failed(slot, error, now, abandoned=not isinstance(error, Exception))
+        else:
+            core.connected(slot, connection, now)
+
+    def close_late(self, connection: Any) -> None:
+        """Close a connection that came when nobody waited for it any more."""
+        if connection is not None:
+            self.workers.start(self._goodbye(connection, lambda *_: None))
+
+    def _closing(self, slot: Slot[C]) -> Call:
+        slot.holder = call = self._goodbye(slot.connection, partial(self._close_ended, slot))
+        return call
+
+    def _goodbye(self, connection: Any, then: Callable[[Call, float], object]) -> Call:
+        name, limit = (
+            name_of(self.functions.close_func or close_plainly),
+            self.settings.close_timeout,
+        )
+        return self.call(partial(self._close, connection), then, limit, name)
+
+    def _close(self, connection: Any) -> None:
+        result = (self.functions.close_func or close_plainly)(connection)
+        if inspect.isawaitable(result):
+            raise awaitable("close_func", result)
+
+    def _close_ended(self, slot: Slot[C], call: Call, now: float) -> None:
+        if slot.holder is not call:
+            return
+        name = slot.connection_id
+        if call.error is not None:
+            terminate(slot.connection)
+            self.core.journal.record(CloseFailed, now, name, call.error)
+        self.core.disconnected(slot, now)
+
+    # The alarm
+
+    def __del__(self) -> None:
+        """Drop what was left open, and let no thread linger."""
+        if hasattr(self, "workers") and not is_finalizing():
+            self.cancel_alarm()
+            self.workers.close()
+        super().__del__()
+
+    def _set_alarm(self, due: float, now: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        delay = due - now
+        if delay > 0:
+            delay = max(delay, SHORTEST_DELAY)
+        self._alarm_at = due
+        self._alarm = self.system.call_later(delay, partial(_ring, weakref.ref(self)))
+
+    def rung(self) -> None:
+        """See to what has fallen due."""
+        try:
+            self.decide(self.forget_alarm)
+        except Exception as error:
+            text = "upkeep of pool %r failed; it goes on in a second: %s"
+            logger.error(text, self.name, where(error))
+            self._alarm = self.system.call_later(1.0, partial(_ring, weakref.ref(self)))
+
+    def forget_alarm(self, _now: float = 0.0) -> None:
+        """Have no alarm set: it has rung, or is of a process that is not this one."""
+        self._alarm, self._alarm_at = None, math.inf
+
+    def cancel_alarm(self) -> None:
+        """Ring no more."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self.forget_alarm()
+
+    # What it tells
+
+    def stats(self) -> PoolStats:
+        """Return the levels at this moment. Safe from any thread, and in signal handlers."""
+        with self.lock:
+            return super().stats()
+
+    def misused(self, misuse: Misuse, detail: str) -> None:
+        """Count a call that no correct program makes."""
+        self.decide(lambda now: self.core.journal.record(MisuseDetected, now, misuse, detail))
+
+    def subscriber_failed(self, name: str, error: BaseException, detached: bool) -> None:
+        """Tell of it later: others are still to hear of the event at which it failed."""
+
+        def tell(now: float) -> None:
+            self.core.journal.record(SubscriberFailed, now, name, error, detached)
+
+        self.workers.start(partial(self.decide, tell))
+
+
+def _ring(engine_ref: weakref.ref[Engine[Any]]) -> None:
+    """Ring the alarm of an engine that may be gone: an alarm must not keep a pool alive."""
+    if (engine := engine_ref()) is not None:
+        engine.workers.start(engine.rung)
+
+
+def awaitable(function: str, result: Any) -> TypeError:
+    """Return the error for an async function where a plain one is needed."""
+    getattr(result, "close", int)()
+    return TypeError(
+        f"{function} returned {type(result).__name__}, which has to be awaited: a pool for threads "
+        "takes plain functions. Use ConnectionPool for async ones."
+    )
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return how a function is called in a message."""
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
