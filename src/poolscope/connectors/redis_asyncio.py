@@ -113,7 +113,12 @@ async def _reset(client: Client) -> None:
     refuse_unless_quiet(connected, client._single_conn_lock.locked())
     assert connection is not None
     # A reply nobody has read would be taken for the answer to the next borrower's command.
-    refuse_unless_quiet(True, await connection.can_read_destructive())
+    refuse_unless_quiet(True, await _can_read(connection))
+
+
+async def _can_read(connection: Any) -> bool:
+    can_read = getattr(connection, "can_read", None)  # its name since redis-py 8
+    return bool(await (can_read or connection.can_read_destructive)())
 
 
 async def _close(client: Client) -> None:

@@ -32,11 +32,14 @@ def recipe(address: Address, connect_timeout: float | None, options: dict[str, A
     engine = make_engine(create_engine, address, connect_timeout, options)
     if engine.dialect.is_async:
         raise ValueError(
-            f"{engine.dialect.driver} works under asyncio alone; for threads take a URL with another "
-            "driver, such as postgresql+psycopg://, mysql+pymysql:// or sqlite+pysqlite://"
+            f"{engine.dialect.driver} works under asyncio alone; for threads take a URL with "
+            "another driver, such as postgresql+psycopg://, mysql+pymysql:// or sqlite+pysqlite://"
         )
 
-    return address.recipe(engine.connect, check, reset, close)
+    def connect() -> Connection:  # a method of the engine would show the user in its repr
+        return engine.connect()
+
+    return address.recipe(connect, check, reset, close)
 
 
 def make_engine(
