@@ -1,0 +1,189 @@
+"""The pool for `create_async_engine`: of SQLAlchemy's greenlets outside, of asyncio inside."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Generator
+from sys import is_finalizing
+from typing import Any
+
+from sqlalchemy.pool.base import _AsyncConnDialect
+from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet
+
+from poolscope import registry
+from poolscope.aio.connector import Connector
+from poolscope.aio.driver import Driver
+from poolscope.aio.lease import Lease
+from poolscope.bus import EventBus
+from poolscope.core.slot import IN_USE, Slot
+from poolscope.events import CloseReason
+from poolscope.functions import terminate
+from poolscope.settings import ConnectionPoolSettings
+from poolscope.sqlalchemy.base import BasePool
+from poolscope.sqlalchemy.records import Record
+
+
+class AsyncObservedPool(BasePool):
+    """A pool for `create_async_engine(url, poolclass=AsyncObservedPool)`.
+
+    It takes what SQLAlchemy's own pools take, and more: docs/sqlalchemy.md. As any engine's it
+    serves one event loop at a time; on another one call `dispose()` first.
+    """
+
+    _is_asyncio = True
+    _sqla_logger_namespace = "sqlalchemy.pool.AsyncObservedPool"
+    _dialect = _AsyncConnDialect()
+
+    def _start(self, settings: ConnectionPoolSettings) -> QuietDriver:
+        async def connect() -> Record:
+            return await greenlet_spawn(self._create_connection)
+
+        async def close(record: Record) -> None:
+            await greenlet_spawn(record.close)
+
+        async def validate(record: Record) -> bool:
+            return await greenlet_spawn(self._is_alive, record)
+
+        connector: Connector[Record] = Connector(
+            connect, validate if self._pre_ping else None, close
+        )
+        return QuietDriver(settings, connector, EventBus(self._bus), time.monotonic, self._metrics)
+
+    def _borrow(self, driver: QuietDriver) -> Record:
+        if self._max_overflow < 0:
+            self._grow(driver)
+        lease: Lease[Record] = Lease()
+        lease.slot = None
+        lease.driver = driver
+        lease.timeout = self._patience(driver)
+        entering = lease.__aenter__()
+        try:
+            rest = _Rest(entering, entering.send(None))
+        except StopIteration as granted:
+            record: Record = granted.value
+        else:
+            try:
+                record = await_only(rest)
+            except BaseException:
+                entering.close()  # if nothing could wait for it
+                raise
+        assert lease.slot is not None
+        record.driver, record.slot, record.lease = driver, lease.slot, lease.id
+        lease.slot = None  # the record is given back, not the lease
+        return record
+
+    def _give_back(self, record: Record, reason: CloseReason | None) -> None:
+        driver, slot, lease = record.driver, record.slot, record.lease
+        if record.lost:
+            driver.later(driver.end, slot, lease, reason)
+        else:
+            driver.end(slot, lease, reason)
+
+    def _let_go(self, record: Record) -> None:
+        driver = record.driver
+        if record.lost:
+            driver.lose(record.slot, record.lease)
+        else:
+            driver.core.detach(record.slot, driver.clock())
+            driver.pump()
+
+    def _grow(self, driver: QuietDriver) -> None:
+        """Raise the limit of a pool that has none before anybody meets it."""
+        core = driver.core
+        if not core.vacant and core.next_idle() is None and core.state == "open":
+            settings = core.settings
+            core.resize(settings.min_size, 2 * settings.max_size, driver.clock())
+
+    def _drain(self, driver: QuietDriver) -> None:
+        if driver.core.state == "open":
+            driver.core.drain(driver.clock())
+            driver.pump()
+
+    def _end(self, driver: QuietDriver) -> None:
+        driver.let_go()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if driver.loop is None or (loop is None and not driver.loop.is_running()):
+            driver.drop()
+        elif loop is driver.loop and in_greenlet():
+            await_only(driver.close(driver.settings.close_timeout))
+        else:
+            driver.later(driver.close_by_itself)
+
+
+class QuietDriver(Driver[Record]):
+    """A driver whose pool may end in all the ways in which those of SQLAlchemy's may."""
+
+    def end(self, slot: Slot[Record], lease: int, reason: CloseReason | None) -> None:
+        """End a lease; with a reason its connection is closed."""
+        core, now = self.core, self.clock()
+        if slot.lease != lease:
+            return
+        use = now - slot.since
+        if reason is not None:
+            core.discard(slot, lease, reason, now)
+        elif core.release(slot, lease, now):
+            self._publish_released(slot, lease, now, use, 0.0)
+            return
+        self.pump(now)
+
+    def later(self, call: Callable[..., object], *args: Any) -> None:
+        """Call on the loop. A finalizer calls this, in any thread, at any time."""
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(call, *args)
+
+    def let_go(self) -> None:
+        """Detach what is lent; have those who only just get a connection go elsewhere."""
+        core, now = self.core, self.clock()
+        for slot in core.places.slots.copy():
+            record = slot.connection
+            if slot.state is IN_USE and record is not None and record.lease == slot.lease:
+                core.detach(slot, now)
+        core.terminate(CloseReason.POOL_CLOSED, now)
+
+    def close_by_itself(self) -> None:
+        """Close in a task of its own."""
+        assert self.loop is not None
+        self._ending = self.loop.create_task(self.close(self.settings.close_timeout))
+
+    def drop(self) -> None:
+        """Close without a loop: nothing can be waited for."""
+        for slot in self.core.places.slots:
+            if slot.connection is not None:
+                terminate(slot.connection)
+        error = RuntimeError("the pool was disposed of while its event loop did not run")
+        self.core.abandon(CloseReason.POOL_CLOSED, error, self.clock())
+        self._finish()
+        registry.release(self.name, self)
+
+    def __del__(self) -> None:
+        """Drop what was left open. An engine that is lost is no fault, as with any pool of its."""
+        if not is_finalizing() and hasattr(self, "core") and not self._forked:
+            for slot in self.core.places.slots:
+                if slot.connection is not None:
+                    terminate(slot.connection)
+
+
+class _Rest:
+    """What is left of a coroutine that had to wait after all."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        waits_for = self._waits_for
+        try:
+            while True:
+                try:
+                    sent = yield waits_for
+                except BaseException as error:
+                    waits_for = self._coroutine.throw(error)
+                else:
+                    waits_for = self._coroutine.send(sent)
+        except StopIteration as end:
+            return end.value
