@@ -36,4 +36,5 @@ def refuse_unread(connection: Any) -> None:
     """Raise if rows of an unbuffered cursor are still to come: the next one would read them."""
     result = connection._result
     if result is not None and result.unbuffered_active:
+        result.unbuffered_active = False  # or it reads what is left when it is forgotten
         raise Unfit("the connection came back with rows unread; read, or close, unbuffered cursors")

@@ -8,6 +8,7 @@ from typing import Any
 from poolscope.connectors.recipe import Recipe
 from poolscope.connectors.sqlite import parameters
 from poolscope.connectors.urls import Address
+from poolscope.functions import prompt
 
 
 def recipe(address: Address, connect_timeout: float | None, options: dict[str, Any]) -> Recipe:
@@ -23,11 +24,13 @@ def recipe(address: Address, connect_timeout: float | None, options: dict[str, A
     return address.recipe(connect, _check, _reset, _close)
 
 
+@prompt
 def _check(connection: sqlite3.Connection) -> bool:
     connection.execute("select 1").close()
     return True
 
 
+@prompt
 def _reset(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:  # which raises if the connection is closed
         connection.rollback()
