@@ -2,5 +2,6 @@
 
 from poolscope.sqlalchemy.aio import AsyncObservedPool
 from poolscope.sqlalchemy.errors import PoolTimeoutError
+from poolscope.sqlalchemy.sync import ObservedPool
 
-__all__ = ["AsyncObservedPool", "PoolTimeoutError"]
+__all__ = ["AsyncObservedPool", "ObservedPool", "PoolTimeoutError"]

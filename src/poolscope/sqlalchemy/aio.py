@@ -43,12 +43,7 @@ class AsyncObservedPool(BasePool):
         async def close(record: Record) -> None:
             await greenlet_spawn(record.close)
 
-        async def validate(record: Record) -> bool:
-            return await greenlet_spawn(self._is_alive, record)
-
-        connector: Connector[Record] = Connector(
-            connect, validate if self._pre_ping else None, close
-        )
+        connector: Connector[Record] = Connector(connect, None, close)
         return QuietDriver(settings, connector, EventBus(self._bus), time.monotonic, self._metrics)
 
     def _borrow(self, driver: QuietDriver) -> Record:
@@ -57,7 +52,7 @@ class AsyncObservedPool(BasePool):
         lease: Lease[Record] = Lease()
         lease.slot = None
         lease.driver = driver
-        lease.timeout = self._patience(driver)
+        lease.timeout = driver.patience if driver.core.vacant else driver.timeout
         entering = lease.__aenter__()
         try:
             rest = _Rest(entering, entering.send(None))
@@ -73,6 +68,18 @@ class AsyncObservedPool(BasePool):
         record.driver, record.slot, record.lease = driver, lease.slot, lease.id
         lease.slot = None  # the record is given back, not the lease
         return record
+
+    def _ping(self, record: Record) -> bool:
+        """Ping; a server that does not answer in time is gone."""
+
+        async def in_time() -> bool:
+            async with asyncio.timeout(self._settings.validate_timeout):
+                return await greenlet_spawn(super(AsyncObservedPool, self)._ping, record)
+
+        try:
+            return await_only(in_time())
+        except TimeoutError:
+            return False
 
     def _give_back(self, record: Record, reason: CloseReason | None) -> None:
         driver, slot, lease = record.driver, record.slot, record.lease
@@ -102,7 +109,7 @@ class AsyncObservedPool(BasePool):
             driver.pump()
 
     def _end(self, driver: QuietDriver) -> None:
-        driver.let_go()
+        driver.set_free()
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -117,6 +124,9 @@ class AsyncObservedPool(BasePool):
 
 class QuietDriver(Driver[Record]):
     """A driver whose pool may end in all the ways in which those of SQLAlchemy's may."""
+
+    patience: float
+    """How long a request may take that finds room for a connection, in seconds."""
 
     def end(self, slot: Slot[Record], lease: int, reason: CloseReason | None) -> None:
         """End a lease; with a reason its connection is closed."""
@@ -136,7 +146,7 @@ class QuietDriver(Driver[Record]):
         if self.loop is not None and not self.loop.is_closed():
             self.loop.call_soon_threadsafe(call, *args)
 
-    def let_go(self) -> None:
+    def set_free(self) -> None:
         """Detach what is lent; have those who only just get a connection go elsewhere."""
         core, now = self.core, self.clock()
         for slot in core.places.slots.copy():

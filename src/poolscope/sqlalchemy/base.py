@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 from sys import _getframe
 from types import FrameType
 from typing import Any, Self
 
 from sqlalchemy.exc import DisconnectionError, InvalidatePoolError, InvalidRequestError
-from sqlalchemy.pool import Pool, PoolProxiedConnection
-from sqlalchemy.pool.base import _AdhocProxiedConnection, _ConnectionFairy, _ConnectionRecord
+from sqlalchemy.pool import PoolProxiedConnection
 
 from poolscope import errors, registry
 from poolscope.bus import ROOT, EventBus
@@ -18,7 +18,7 @@ from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.settings import ConnectionPoolSettings
 from poolscope.sqlalchemy import naming
 from poolscope.sqlalchemy.errors import PoolTimeoutError
-from poolscope.sqlalchemy.records import Record
+from poolscope.sqlalchemy.records import Fairy, Owner, Record
 from poolscope.stats import PoolStats
 
 CHECKOUTS = 2
@@ -29,7 +29,7 @@ SHORTEST_LIFE = 1e-6
 """Seconds. What `pool_recycle=0` means: each connection serves once."""
 
 
-class BasePool(Pool):
+class BasePool(Owner):
     """Turns what SQLAlchemy asks of a pool into requests, leases and their ends.
 
     The pool inside is made with the first connection, and ends with `dispose()`; if this one is
@@ -67,6 +67,7 @@ class BasePool(Pool):
         self._max_overflow = -1 if pool_size == 0 else max_overflow
         self._timeout = timeout
         self._use_lifo = use_lifo
+        self.left_infos = []
         self._bus = EventBus(ROOT)
         self._metrics = ConnectionPoolMetrics()
         unlimited = self._max_overflow < 0
@@ -102,23 +103,26 @@ class BasePool(Pool):
         if self._driver is None:
             self._open(_getframe(1))
         fairy = self._lend()
-        refused = 0
-        while self.dispatch.checkout and not self._is_welcome(fairy):
-            refused += 1
-            if refused == CHECKOUTS:
-                self.logger.info("Reconnection attempts exhausted on checkout")
-                raise InvalidRequestError("This connection is closed")
+        if not self.dispatch.checkout or self._is_welcome(fairy):
+            return fairy
+        for _ in range(CHECKOUTS - 1):
             fairy = self._lend()
-        return fairy
+            if self._is_welcome(fairy):
+                return fairy
+        self.logger.info("Reconnection attempts exhausted on checkout")
+        raise InvalidRequestError("This connection is closed")
 
-    def _lend(self) -> _ConnectionFairy:
-        fairy = _ConnectionRecord.checkout(self)
-        fairy._counter = 1
-        record: Any = fairy._connection_record
-        record.borrower = record.fairy_ref
-        return fairy
+    def _lend(self) -> Fairy:
+        record = self._do_get()
+        try:
+            if echo := self._should_log_debug():
+                self.logger.debug("Connection %r checked out from pool", record.dbapi_connection)
+            return Fairy(self, record, echo)
+        except BaseException:  # interrupted before anybody could have used it
+            self._give_back(record, None)
+            raise
 
-    def _is_welcome(self, fairy: _ConnectionFairy) -> bool:
+    def _is_welcome(self, fairy: Fairy) -> bool:
         """Show listeners what is lent; False if they took it for broken, and it was taken back."""
         record: Any = fairy._connection_record
         try:
@@ -130,16 +134,15 @@ class BasePool(Pool):
             return False
         except BaseException as error:
             record._checkin_failed(error)
-            del fairy  # or it lives as long as the traceback
             raise
         return True
 
-    def _take_back(self, fairy: _ConnectionFairy, error: DisconnectionError) -> None:
+    def _take_back(self, fairy: Fairy, error: DisconnectionError) -> None:
         """Close what a caller never saw, and let its lease end, without a "checkin"."""
         record: Any = fairy._connection_record
         try:
             if error.invalidate_pool:
-                self._invalidate(fairy, error, _checkin=False)
+                self._outdate(record)
             record.invalidate(error)
         finally:
             record.fairy_ref = None
@@ -151,25 +154,27 @@ class BasePool(Pool):
         return Record(self)
 
     def _do_get(self) -> Record:
-        verdict: BaseException
         while True:
-            driver = self._driver or self._open()
-            try:
-                record = self._borrow(driver)
-            except errors.PoolTimeoutError as error:
-                verdict = PoolTimeoutError.of(error)
-                break
-            except errors.ConnectFailedError as error:
-                verdict = error.__cause__ or error
-                break
-            except errors.PoolClosedError:
-                if driver is self._driver:
-                    raise
-                continue  # it was disposed of meanwhile
-            if record.dbapi_connection is not None and record.ending is None:
+            record = self._acquire()
+            if record.dbapi_connection is None or record.ending is not None:
+                # Closed while it lay idle, by somebody who had kept it from an earlier lease.
+                self._give_back(record, record.ending or CloseReason.BROKEN)
+            elif not self._pre_ping or self._is_alive(record):
                 return record
-            # Closed while it lay idle, by somebody who had kept it from an earlier lease.
-            self._give_back(record, record.ending or CloseReason.BROKEN)
+
+    def _acquire(self) -> Record:
+        verdict: BaseException
+        driver = self._driver or self._open()
+        try:
+            return self._borrow(driver)
+        except errors.PoolTimeoutError as error:
+            verdict = PoolTimeoutError.of(error)
+        except errors.ConnectFailedError as error:
+            verdict = error.__cause__ or error
+        except errors.PoolClosedError:
+            if driver is self._driver:
+                raise
+            return self._acquire()  # it was disposed of meanwhile
         raise verdict  # outside the handlers, so that it does not show as part of itself
 
     def _do_return_conn(self, record: Any) -> None:
@@ -177,32 +182,57 @@ class BasePool(Pool):
         if record.slot.lease != record.lease:
             record.close()  # the pool was disposed of meanwhile
         elif record.dbapi_connection is None and ending is None:
+            record.pass_on()
             self._let_go(record)
         else:
             self._give_back(record, ending)
 
-    def _patience(self, driver: Any) -> float:
-        """Return how long a request may take. Nobody who finds room goes without a connection."""
-        core = driver.core
-        limit: float = driver.timeout
-        if len(core.line) < len(core.vacant) + core.places.connecting:
-            return max(limit, driver.settings.connect_timeout)
-        return limit
+    # Connections that are no good
 
     def _is_alive(self, record: Record) -> bool:
-        """Ping a connection that is not new. If the server is gone, so are all the others."""
-        fresh, record.fresh = record.fresh, False
-        if fresh:
+        """Ping what is not new. What does not answer is given back, and all of its age with it."""
+        if record.fresh:
+            record.fresh = False
             return True
-        dialect: Any = self._dialect
-        connection = record.dbapi_connection
-        if connection is not None and dialect._do_ping_w_event(connection):
-            return True
-        error = InvalidatePoolError("pre-ping failed")
-        self.logger.info("Pool pre-ping on connection %s failed, will invalidate pool", connection)
-        self._invalidate(_AdhocProxiedConnection(connection, record), error, _checkin=False)
-        record.invalidate(error)
+        try:
+            if self._ping(record):
+                return True
+        except BaseException as error:
+            self._retire(record, error)
+            raise
+        self.logger.info("Pool pre-ping failed on %r, invalidating pool", record.dbapi_connection)
+        self._outdate(record)
+        self._retire(record, InvalidatePoolError())
         return False
+
+    def _ping(self, record: Record) -> bool:
+        dialect: Any = self._dialect
+        return bool(dialect._do_ping_w_event(record.dbapi_connection))
+
+    def _retire(self, record: Record, error: BaseException) -> None:
+        record.end = CloseReason.VALIDATION if isinstance(error, Exception) else CloseReason.DIRTY
+        try:
+            record.invalidate(error)
+        finally:
+            self._give_back(record, record.end)
+
+    def _invalidate(
+        self,
+        connection: PoolProxiedConnection,
+        exception: BaseException | None = None,
+        _checkin: bool = True,
+    ) -> None:
+        """Close all connections as old as this one, as soon as nobody uses them."""
+        self._outdate(getattr(connection, "_connection_record", None))
+        if _checkin and getattr(connection, "is_valid", False):
+            connection.invalidate(exception)
+
+    def _outdate(self, record: Any) -> None:
+        """Give up all connections as old as this one, unless that was done before."""
+        driver = self._driver
+        if driver is not None and (record is None or not record.outdated):
+            self._invalidate_time = time.time()
+            self._drain(driver)
 
     # What the two kinds of pool do each in its own way
 
@@ -237,23 +267,11 @@ class BasePool(Pool):
         if url is not None:
             settings.target = target = naming.target(url)
             settings.name = settings.name or naming.name(url, target)
-        self._driver = driver = self._start(settings)
+        driver = self._start(settings)
+        # Who finds room gets a connection, however little patience those have who have to wait.
+        driver.patience = max(driver.timeout, settings.connect_timeout)
+        self._driver = driver
         return driver
-
-    def _invalidate(
-        self,
-        connection: PoolProxiedConnection,
-        exception: BaseException | None = None,
-        _checkin: bool = True,
-    ) -> None:
-        """Close all connections as old as this one, as soon as nobody uses them."""
-        super()._invalidate(connection, exception, _checkin=False)
-        record: Any = getattr(connection, "_connection_record", None)
-        driver = self._driver
-        if driver is not None and (record is None or not record.outdated):
-            self._drain(driver)
-        if _checkin and getattr(connection, "is_valid", False):
-            connection.invalidate(exception)
 
     def recreate(self) -> Self:
         """Return a new pool like this one; after `dispose()` it goes on where this one ended."""

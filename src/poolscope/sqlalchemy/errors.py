@@ -7,7 +7,7 @@ import sqlalchemy.exc
 from poolscope import errors
 
 
-class PoolTimeoutError(errors.PoolTimeoutError, sqlalchemy.exc.TimeoutError):  # type: ignore[misc]
+class PoolTimeoutError(errors.PoolTimeoutError, sqlalchemy.exc.TimeoutError):
     """No connection could be had within `pool_timeout`; `stats` says how the pool was."""
 
     code = "3o7r"

@@ -1,9 +1,11 @@
-"""A connection of an engine: SQLAlchemy's record of it, and its place in our pool."""
+"""A connection of an engine: SQLAlchemy's record of it, its place in our pool, its borrower."""
 
 from __future__ import annotations
 
 import math
 import weakref
+from contextlib import suppress
+from inspect import signature
 from typing import Any
 
 from sqlalchemy.pool import Pool
@@ -12,6 +14,26 @@ from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord, _finalize_
 from poolscope.core.slot import Slot
 from poolscope.engine import doubt
 from poolscope.events import CloseReason
+
+_HOW = "ref" if "ref" in signature(_finalize_fairy).parameters else "is_gc_cleanup"
+"""How SQLAlchemy is told that a borrower was lost: 2.0 by the first, 2.1 by the second."""
+
+
+class _NoFinalizer:
+    """What SQLAlchemy 2.1 wants to tell that a borrower came back."""
+
+    def detach(self) -> None:
+        """Do nothing: a borrower that came back is not in its record any more."""
+
+
+_NO_FINALIZER = _NoFinalizer()
+
+
+class Owner(Pool):
+    """A pool as its records see it."""
+
+    left_infos: list[Any]
+    """`record_info` of connections that are gone, for those to come."""
 
 
 class Record(_ConnectionRecord):
@@ -23,7 +45,7 @@ class Record(_ConnectionRecord):
 
     __slots__ = ("borrower", "driver", "end", "lease", "owner", "slot")
 
-    owner: Pool
+    owner: Owner
     """The pool of SQLAlchemy's it belongs to."""
     driver: Any
     """What drives the pool inside that lent it."""
@@ -36,12 +58,15 @@ class Record(_ConnectionRecord):
     borrower: weakref.ref[_ConnectionFairy] | None
     """Whom it was lent to. Dead while the lease is not: it was lost."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Owner) -> None:
         """Open the connection."""
         self.owner = pool
         self.lease = 0
         self.end = None
         self.borrower = None
+        if pool.left_infos:
+            with suppress(IndexError):  # another thread was quicker
+                self.__dict__["record_info"] = pool.left_infos.pop()
         super().__init__(pool)
 
     @property
@@ -69,15 +94,21 @@ class Record(_ConnectionRecord):
 
     def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
         """Close the connection, or with `soft` once it is given back; note why."""
-        if not soft and self.end is None:
-            self.end = _reason(e)
+        if not soft:
+            self.end = self.end or _reason(e)
+            self.pass_on()
         super().invalidate(e, soft)
 
     def close(self) -> None:
         """Close the connection in the orderly way."""
-        if self.end is None:
-            self.end = CloseReason.BROKEN
+        self.end = self.end or CloseReason.BROKEN
+        self.pass_on()
         super().close()
+
+    def pass_on(self) -> None:
+        """Leave `record_info` to the next connection, which is what SQLAlchemy promises of it."""
+        if info := self.__dict__.pop("record_info", None):
+            self.owner.left_infos.append(info)
 
     def terminate(self) -> None:
         """Close the connection at once, without goodbye if its driver knows how."""
@@ -86,6 +117,27 @@ class Record(_ConnectionRecord):
             if self.owner.dispatch.close:
                 self.owner.dispatch.close(connection, self)
             self.owner._close_connection(connection, terminate=True)
+
+    def forgotten(self, borrower: weakref.ref[Any]) -> None:
+        """Be given back for a borrower that was lost, in any thread, at any time."""
+        how: dict[str, Any] = {_HOW: borrower if _HOW == "ref" else True}
+        _finalize_fairy(None, self, self.owner, echo=False, **how)
+
+
+class Fairy(_ConnectionFairy):
+    """A connection as it is lent. Losing it calls `forgotten`, which costs half a `finalize`."""
+
+    __slots__ = ()
+
+    _finalizer: Any = _NO_FINALIZER
+
+    def __init__(self, pool: Pool, record: Record, echo: Any) -> None:
+        self._pool = pool
+        self._counter = 1
+        self.dbapi_connection = record.dbapi_connection  # type: ignore[assignment]
+        self._connection_record = record
+        self._echo = echo
+        record.borrower = record.fairy_ref = weakref.ref(self, record.forgotten)
 
 
 def _reason(error: BaseException | None) -> CloseReason:

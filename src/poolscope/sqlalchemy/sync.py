@@ -1,0 +1,113 @@
+"""The pool for `create_engine`: of SQLAlchemy outside, of threads inside."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from sys import is_finalizing
+
+from poolscope.bus import EventBus
+from poolscope.core.slot import IN_USE, Slot
+from poolscope.events import CloseReason
+from poolscope.functions import Functions
+from poolscope.settings import ConnectionPoolSettings
+from poolscope.sqlalchemy.base import BasePool
+from poolscope.sqlalchemy.records import Record
+from poolscope.threads.driver import Driver
+from poolscope.threads.lease import UNTOLD, SyncLease
+from poolscope.threads.system import SYSTEM
+
+
+class ObservedPool(BasePool):
+    """A pool for `create_engine(url, poolclass=ObservedPool)`.
+
+    It takes what SQLAlchemy's own `QueuePool` takes, and more: docs/sqlalchemy.md. Connections are
+    opened, checked and closed in the thread that asks. Safe from any thread.
+    """
+
+    _is_asyncio = False
+    _sqla_logger_namespace = "sqlalchemy.pool.ObservedPool"
+
+    def _start(self, settings: ConnectionPoolSettings) -> QuietDriver:
+        functions: Functions[Record] = Functions(self._create_connection, None, Record.close)
+        return QuietDriver(
+            settings,
+            functions,
+            EventBus(self._bus),
+            time.monotonic,
+            self._metrics,
+            system=SYSTEM,
+            inline=True,
+        )
+
+    def _borrow(self, driver: QuietDriver) -> Record:
+        if self._max_overflow < 0:
+            self._grow(driver)
+        lease: SyncLease[Record] = SyncLease()
+        lease.slot = None
+        lease.stage = UNTOLD
+        lease.driver = driver
+        lease.timeout = driver.patience if driver.core.vacant else driver.timeout
+        record = lease.__enter__()
+        assert lease.slot is not None
+        record.driver, record.slot, record.lease = driver, lease.slot, lease.id
+        lease.slot = None  # the record is given back, not the lease
+        return record
+
+    def _give_back(self, record: Record, reason: CloseReason | None) -> None:
+        if reason is None:
+            record.driver.give_back(record.slot, record.lease)
+        else:
+            record.driver.end(record.slot, record.lease, reason)
+
+    def _let_go(self, record: Record) -> None:
+        record.driver.decide(partial(record.driver.core.detach, record.slot))
+
+    def _grow(self, driver: QuietDriver) -> None:
+        """Raise the limit of a pool that has none before anybody meets it."""
+        core = driver.core
+        if not core.vacant and core.next_idle() is None:
+            driver.decide(driver.grow)
+
+    def _drain(self, driver: QuietDriver) -> None:
+        driver.decide(driver.drain)
+
+    def _end(self, driver: QuietDriver) -> None:
+        driver.decide(driver.set_free)
+        driver.close(driver.settings.close_timeout)
+
+
+class QuietDriver(Driver[Record]):
+    """A driver whose pool may end in all the ways in which those of SQLAlchemy's may."""
+
+    patience: float
+    """How long a request may take that finds room for a connection, in seconds."""
+
+    def end(self, slot: Slot[Record], lease: int, reason: CloseReason) -> None:
+        """End a lease and close its connection."""
+        self._end(slot, lease, reason, 0.0)
+
+    def grow(self, now: float) -> None:
+        """Raise the limit, if it is reached."""
+        core = self.core
+        if core.state == "open" and not core.vacant:
+            core.resize(core.settings.min_size, 2 * core.settings.max_size, now)
+
+    def drain(self, now: float) -> None:
+        """Close what is idle now, and what is lent when it comes back."""
+        if self.core.state == "open":
+            self.core.drain(now)
+
+    def set_free(self, now: float) -> None:
+        """Detach what is lent; have those who only just get a connection go elsewhere."""
+        for slot in self.core.places.slots.copy():
+            record = slot.connection
+            if slot.state is IN_USE and record is not None and record.lease == slot.lease:
+                self.core.detach(slot, now)
+        self.core.terminate(CloseReason.POOL_CLOSED, now)
+
+    def __del__(self) -> None:
+        """Let go of what was left open. An engine that is lost is no fault, as with any pool."""
+        if not is_finalizing() and hasattr(self, "workers"):
+            self.cancel_alarm()
+            self.workers.close()
