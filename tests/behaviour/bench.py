@@ -8,6 +8,26 @@ from typing import Any
 from poolscope import ConnectionPool, ConnectionPoolSettings
 from poolscope.events import ConnectionAcquired, Event
 from poolscope.testing import FakeConnection, Ledger, Replay
+from tests.behaviour.green import GreenPool
+
+DRIVERS = ("asyncio", "threads")
+
+
+class Driver:
+    """Which driver the tests of this folder drive now; a fixture sets it."""
+
+    name = "asyncio"
+
+
+def make_pool(*args: Any, **kwargs: Any) -> Any:
+    """Make a pool of the driver under test. One for threads looks like one for asyncio."""
+    return {"asyncio": ConnectionPool, "threads": GreenPool}[Driver.name](*args, **kwargs)
+
+
+async def kill_threads(pool: Any) -> None:
+    """End what an asyncio pool would have cancelled, and a pool for threads has left behind."""
+    if isinstance(pool, GreenPool):
+        await pool.system.crew.kill()
 
 
 class Bench:
@@ -18,7 +38,7 @@ class Bench:
         self.replay = Replay()
         self.now = asyncio.get_running_loop().time
         defaults = {"min_size": 0, "max_size": 2, "name": "bench", "lifetime_jitter": 0}
-        self.pool: ConnectionPool[FakeConnection] = ConnectionPool(
+        self.pool: ConnectionPool[FakeConnection] = make_pool(
             ledger.open,
             ConnectionPoolSettings(**(defaults | settings)),
             **{"close_func": ledger.close, "clock": self.now, **functions},
@@ -56,6 +76,7 @@ async def bench(
     yield made
     await made.pool.close()
     await ticks(3)
+    await kill_threads(made.pool)
     made.check()
     made.ledger.audit()
 

@@ -10,6 +10,7 @@ from poolscope.errors import PoolClosedError, PoolError
 from poolscope.events import ConnectionRequested
 from poolscope.testing import FakeConnection, Ledger, Replay, clock
 from poolscope.testing.ledger import Behaviour, fail, never, slow
+from tests.behaviour.bench import kill_threads, make_pool
 
 HOOKS = ("open", "validate", "reset", "close")
 BEHAVIOURS: Mapping[str, Behaviour | None] = {
@@ -43,7 +44,7 @@ class Stage:
         self.replay = Replay()
         self.others: list[asyncio.Task[None]] = []
         self.refusals: list[PoolError] = []
-        self.pool: ConnectionPool[FakeConnection] = ConnectionPool(
+        self.pool: ConnectionPool[FakeConnection] = make_pool(
             self.ledger.open,
             ConnectionPoolSettings(
                 min_size=min_size,
@@ -111,6 +112,7 @@ class Stage:
         await self.pool.close()
         if "stubborn" in self.hooks.values():
             await asyncio.sleep(6.1)  # until the last of them is through
+        await kill_threads(self.pool)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, f"tasks left behind: {left}"
         self.ledger.audit()

@@ -161,6 +161,7 @@ def test_an_impossible_timeout_is_refused_and_loses_nothing(timeout):
     run_virtual(main())
 
 
+@pytest.mark.driver("asyncio")
 def test_a_timeout_says_what_the_state_is_and_who_holds_the_connection():
     async def main():
         async with bench(max_size=1, acquire_timeout=5, name="orders") as b, b.pool.connection():

@@ -114,6 +114,7 @@ def test_a_pool_that_was_never_opened_closes():
     run_virtual(main())
 
 
+@pytest.mark.driver("asyncio")
 def test_the_loop_that_ends_under_an_open_pool_leaves_nothing_open_and_says_nothing(caplog):
     ledger = Ledger()
 
@@ -133,6 +134,7 @@ def test_the_loop_that_ends_under_an_open_pool_leaves_nothing_open_and_says_noth
     assert pools[0].stats().size == 0
 
 
+@pytest.mark.driver("asyncio")
 def test_a_closed_pool_is_freed_without_the_garbage_collector():
     async def main():
         pool = ConnectionPool(object)

@@ -5,7 +5,6 @@ import pytest
 
 from poolscope import (
     ConnectFailedError,
-    ConnectionPool,
     ConnectionPoolSettings,
     PoolError,
     PoolTimeoutError,
@@ -21,7 +20,7 @@ from poolscope.events import (
 )
 from poolscope.testing import Ledger, run_virtual
 from poolscope.testing.ledger import answer, fail, never, slow
-from tests.behaviour.bench import bench, ticks
+from tests.behaviour.bench import bench, make_pool, ticks
 
 
 def test_initialize_opens_min_size():
@@ -204,7 +203,7 @@ def test_a_connect_outlives_the_caller_who_caused_it():
 )
 def test_a_factory_that_returns_no_connection_is_named_as_the_cause(factory, complaint):
     async def main():
-        pool = ConnectionPool(factory, ConnectionPoolSettings(retry_limit=0))
+        pool = make_pool(factory, ConnectionPoolSettings(retry_limit=0))
         with pytest.raises(ConnectFailedError) as caught:
             await pool.initialize()
         assert complaint in str(caught.value.__cause__)
@@ -215,7 +214,7 @@ def test_a_factory_that_returns_no_connection_is_named_as_the_cause(factory, com
 def test_a_factory_that_returns_the_same_connection_twice_is_refused():
     async def main():
         one = object()
-        pool = ConnectionPool(lambda: one, ConnectionPoolSettings(retry_limit=0))
+        pool = make_pool(lambda: one, ConnectionPoolSettings(retry_limit=0))
         async with pool, pool.connection():
             with pytest.raises(PoolError) as caught:
                 await pool.acquire(timeout=50)
@@ -228,14 +227,14 @@ def test_a_factory_that_returns_the_same_connection_twice_is_refused():
 def test_what_cannot_be_called_is_refused_when_the_pool_is_made(name):
     arguments = {"factory": object, name: "not callable"}
     with pytest.raises(ValueError, match=f"{name} must be"):
-        ConnectionPool(**arguments)
+        make_pool(**arguments)
 
 
 @pytest.mark.parametrize("place", ["factory", "settings", "validate_func"])
 def test_a_dsn_given_by_mistake_is_not_shown(place):
     arguments = {"factory": object, place: "postgresql://user:canary@host/db"}
     with pytest.raises(ValueError, match="got a str") as caught:
-        ConnectionPool(**arguments)
+        make_pool(**arguments)
     assert "canary" not in str(caught.value)
 
 
@@ -335,7 +334,7 @@ def test_plain_and_async_functions_both_work(kind):
             return note(name, result)
 
         call = note if kind == "plain" else note_async
-        pool = ConnectionPool(
+        pool = make_pool(
             lambda: call("open", object()),
             ConnectionPoolSettings(min_size=0),
             validate_func=lambda _: call("validate", True),
@@ -359,7 +358,7 @@ def test_without_functions_connections_are_reused_and_closed_by_their_own_close(
             def close(self):
                 Plain.closed += 1
 
-        async with ConnectionPool(Plain) as pool:
+        async with make_pool(Plain) as pool:
             async with pool.connection() as first:
                 pass
             async with pool.connection() as second:

@@ -17,6 +17,8 @@ from tests.behaviour.ending import WAYS
 from tests.behaviour.forking import MOMENTS
 from tests.support import run
 
+pytestmark = pytest.mark.driver("asyncio")
+
 STRICT = ("-X", "dev", "-W", "error")
 STATUS = 7
 """What the programs end with."""

@@ -306,6 +306,7 @@ def test_a_close_that_raises_or_hangs_frees_its_place():
 # Leaks
 
 
+@pytest.mark.driver("asyncio")
 def test_a_leak_is_told_with_where_it_was_acquired_and_what_its_holder_does_now():
     async def main():
         async def forgetful(pool):
@@ -342,6 +343,7 @@ def test_without_a_threshold_nothing_is_suspected():
     run_virtual(main())
 
 
+@pytest.mark.driver("asyncio")
 def test_a_lease_lost_to_garbage_collection_is_taken_back(caplog):
     async def main():
         async with bench(max_size=1) as b:

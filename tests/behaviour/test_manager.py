@@ -3,6 +3,8 @@ import pytest
 from poolscope import ConnectFailedError, ConnectionPool, ConnectionPoolSettings, PoolManager
 from poolscope.testing import Ledger, run_virtual
 
+pytestmark = pytest.mark.driver("asyncio")
+
 
 def test_pools_are_found_by_name_and_closed_together():
     async def main():

@@ -78,6 +78,7 @@ def test_a_connection_released_by_hand_inside_the_block_is_left_alone_at_its_end
     run_virtual(main())
 
 
+@pytest.mark.driver("asyncio")
 def test_without_an_event_loop_the_remedy_is_named():
     pool = ConnectionPool(object)
     coroutine = pool.acquire()
@@ -85,6 +86,7 @@ def test_without_an_event_loop_the_remedy_is_named():
         coroutine.send(None)
 
 
+@pytest.mark.driver("asyncio")
 def test_another_loop_in_another_thread_is_refused_and_told():
     async def main():
         async with bench() as b:
@@ -114,6 +116,7 @@ def test_another_loop_in_another_thread_is_refused_and_told():
     asyncio.run(main())
 
 
+@pytest.mark.driver("asyncio")
 def test_a_pool_left_open_by_a_closed_loop_serves_the_next_one():
     class Connection:
         open = 0

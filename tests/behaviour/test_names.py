@@ -8,6 +8,8 @@ import pytest
 from poolscope import ConnectionPool, ConnectionPoolSettings, registry
 from poolscope.testing import run_virtual
 
+pytestmark = pytest.mark.driver("asyncio")
+
 
 def make(name: str | None = None) -> ConnectionPool[object]:
     return ConnectionPool(object, ConnectionPoolSettings(name=name, min_size=0))

@@ -15,6 +15,7 @@ from poolscope import ConnectionPool, ConnectionPoolSettings, events
 from poolscope.errors import PoolError, PoolTimeoutError, ReleaseError
 from poolscope.testing import FakeConnection, Ledger, Replay, clock, run_virtual
 from poolscope.testing.ledger import Behaviour, answer, fail, never, slow
+from tests.behaviour.bench import make_pool
 
 TASKS = 30
 SIZE = 5
@@ -61,7 +62,7 @@ class Storm:
             validate_timeout=0.5,
             close_timeout=0.5,
         )
-        return ConnectionPool(
+        return make_pool(
             self.ledger.open,
             settings,
             self.random.choice([None, self.ledger.validate]),

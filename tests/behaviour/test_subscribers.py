@@ -7,7 +7,7 @@ from collections import Counter, deque
 
 import pytest
 
-from poolscope import ConnectionPool, EventBus
+from poolscope import EventBus
 from poolscope.bus import FAILURES_ALLOWED, ROOT
 from poolscope.events import (
     EVENT_TYPES,
@@ -19,7 +19,7 @@ from poolscope.events import (
     SubscriberFailed,
 )
 from poolscope.testing import run_virtual
-from tests.behaviour.bench import bench
+from tests.behaviour.bench import bench, make_pool
 
 
 def test_whoever_subscribes_hears_what_it_asked_for_in_order():
@@ -56,7 +56,7 @@ def test_a_bus_above_hears_of_all_pools_below_it():
         mine, heard, everything = EventBus(), [], []
         mine.subscribe(heard.append, ConnectionRequested)
         with ROOT.subscribe(everything.append, ConnectionRequested):
-            one, two = ConnectionPool(object, bus=mine), ConnectionPool(object)
+            one, two = make_pool(object, bus=mine), make_pool(object)
             for pool in (one, two):
                 async with pool, pool.connection():
                     pass
@@ -222,7 +222,7 @@ def attach(bus, lane, call, kind):
 def test_a_failure_is_counted_at_the_pool_whose_event_it_was(lane, caplog):
     async def main():
         above = EventBus()
-        one, two = ConnectionPool(object, bus=above), ConnectionPool(object, bus=above)
+        one, two = make_pool(object, bus=above), make_pool(object, bus=above)
 
         def picky(event, *_):
             if one.name in (event, getattr(event, "pool", None)):
@@ -390,7 +390,7 @@ class Gate:
 def test_a_loss_is_counted_at_the_pool_whose_event_was_lost():
     async def main():
         above, gate = EventBus(), Gate()
-        loud, quiet = ConnectionPool(object, bus=above), ConnectionPool(object, bus=above)
+        loud, quiet = make_pool(object, bus=above), make_pool(object, bus=above)
         async with loud, quiet:
             with above.buffered(gate, 4, ConnectionRequested) as subscription:
                 for pool, times in ((quiet, 1), (quiet, 2), (loud, 7)):

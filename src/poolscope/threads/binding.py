@@ -43,6 +43,7 @@ class Binding(Engine[C]):
         self.calls.clear()
         self.resetting.clear()
         self._watchers.clear()
+        self._publishing.clear()
         self.forget_alarm()
         self.abandon_parent()
         self.count_from_zero()

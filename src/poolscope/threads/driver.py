@@ -107,22 +107,16 @@ class Driver(Lending[C]):
 
     def _close(self, timeout: float) -> None:
         """Close within `timeout`: first the leases get their time, then what is left of it serves
-        for goodbyes, then connections are dropped.
+        for goodbyes, and for connects, which no thread can stop. Then connections are dropped.
         """
         core = self.core
         deadline = self.clock() + timeout
-        self.decide(self._stop_serving)
+        self.decide(core.close)
         self.until(lambda: not core.places.in_use, timeout)
         self.decide(self._take_back)
         self.until(self._empty, deadline - self.clock())
         self.decide(self._drop_what_is_left)
         self._finish()
-
-    def _stop_serving(self, now: float) -> None:
-        self.core.close(now)
-        for slot in self.core.connecting:
-            if isinstance(call := slot.holder, Call):
-                call.end(None, CancelledError(), now)
 
     def _take_back(self, now: float) -> None:
         self.core.terminate(CloseReason.POOL_CLOSED, now)
@@ -130,6 +124,9 @@ class Driver(Lending[C]):
             call.end(None, RuntimeError(f"pool {self.name!r} was closed"), now)
 
     def _drop_what_is_left(self, now: float) -> None:
+        for slot in self.core.connecting:
+            if isinstance(call := slot.holder, Call):
+                call.end(None, CancelledError(), now)
         for slot in self.core.closing:
             if isinstance(call := slot.holder, Call):
                 call.end(None, TimeoutError("it did not close in the time given"), now)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
 from sys import is_finalizing
+from threading import get_ident
 from typing import Any, Generic, TypeVar
 
 from poolscope.bus import EventBus
@@ -25,6 +26,7 @@ from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.settings import ConnectionPoolSettings
 from poolscope.stats import PoolStats
 from poolscope.threads.call import Call
+from poolscope.threads.interrupts import is_interrupt
 from poolscope.threads.stacks import describe
 from poolscope.threads.system import System, Timer, Waker
 
@@ -86,6 +88,8 @@ class Engine(BaseEngine[C]):
         self._alarm: Timer | None = None
         self._alarm_at = math.inf
         self._watchers: list[Waker] = []
+        self._publishing: dict[int, list[Record]] = {}
+        """What threads are publishing just now."""
         super().__init__(settings, functions, bus, clock, metrics)
         self.workers = system.workers(self.name)
 
@@ -102,7 +106,7 @@ class Engine(BaseEngine[C]):
         if self.system.owns(self.lock):
             raise PoolError(
                 f"pool {self.name!r} was called by a signal handler, or a finalizer, that "
-                "interrupted it in this very thread. Have the handler set a flag, and act on that later."
+                "interrupted it in this very thread. Have the handler set a flag, and act later."
             )
         turn = Turn(decision)
         try:
@@ -188,13 +192,27 @@ class Engine(BaseEngine[C]):
                 watcher.set()
 
     def publish(self, records: list[Record]) -> None:
-        """Publish events, in this thread. A subscriber must not harm the pool."""
-        for kind, fields in records:
-            for hook in self.hooks[kind]:
-                try:
-                    hook(*fields)
-                except BaseException as error:
-                    self.bus.report(hook, kind, error)
+        """Publish events in this thread, in order even if a subscriber calls the pool."""
+        if not records:
+            return
+        me, publishing = get_ident(), self._publishing
+        if (earlier := publishing.get(me)) is not None:
+            earlier += records
+            return
+        publishing[me] = records
+        try:
+            for kind, fields in records:  # which may become more meanwhile
+                for hook in self.hooks[kind]:
+                    try:
+                        hook(*fields)
+                    except BaseException as error:  # a subscriber must not harm the pool
+                        self.bus.report(hook, kind, error)
+        finally:
+            del publishing[me]
+
+    def is_interrupt(self, error: BaseException) -> bool:
+        """Tell whether an error came from a signal handler, and so is meant for who runs here."""
+        return self.system.is_struck() and is_interrupt(error)
 
     def _report_leak(self, slot: Slot[C], lease: int) -> None:
         stack = describe(slot.holder)
@@ -267,9 +285,9 @@ class Engine(BaseEngine[C]):
             name_of(self.functions.close_func or close_plainly),
             self.settings.close_timeout,
         )
-        return self.call(partial(self._close, connection), then, limit, name)
+        return self.call(partial(self._shut, connection), then, limit, name)
 
-    def _close(self, connection: Any) -> None:
+    def _shut(self, connection: Any) -> None:
         result = (self.functions.close_func or close_plainly)(connection)
         if inspect.isawaitable(result):
             raise awaitable("close_func", result)

@@ -14,12 +14,10 @@ def runs_handlers() -> bool:
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Tell whether an error came from a signal handler, and so was meant for whoever runs here.
+    """Tell whether an error of the main thread came from a signal handler.
 
     `KeyboardInterrupt` counts as one wherever it was raised: Python's own handler leaves no trace.
     """
-    if not runs_handlers():
-        return False
     if isinstance(error, KeyboardInterrupt):
         return True
     handlers = {_code(signal.getsignal(each)) for each in signal.valid_signals()}

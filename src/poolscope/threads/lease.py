@@ -72,11 +72,12 @@ class SyncLease(Ticket[C], Generic[C]):
 
     def _tell(self, now: float) -> None:
         """Publish that a connection was lent; raise what interrupted that."""
-        id_, pool, bus = self.id, self.driver.name, self.driver.bus
+        id_, driver = self.id, self.driver
+        pool = driver.name
         connection_id = self.slot.connection_id  # type: ignore[union-attr]
-        (requested, acquired), struck, done = bus.request_hooks, None, 0
+        (requested, acquired), struck, done = driver.bus.request_hooks, None, 0
         if requested:
-            struck = tell(bus, ConnectionRequested, requested, (pool, now, id_))
+            struck = tell(driver, ConnectionRequested, requested, (pool, now, id_))
         self.stage = HALF_TOLD
         try:
             for hook in acquired:
@@ -84,7 +85,7 @@ class SyncLease(Ticket[C], Generic[C]):
                 done += 1
         except BaseException as error:
             fields = (pool, now, id_ + 1, id_, 0.0, _IDLE, connection_id)
-            struck = go_on(bus, ConnectionAcquired, acquired, fields, done, error)
+            struck = go_on(driver, ConnectionAcquired, acquired, fields, done, error)
         self.stage = ENDED
         if struck is not None:
             raise struck

@@ -24,7 +24,6 @@ from poolscope.functions import is_prompt
 from poolscope.threads.binding import Binding
 from poolscope.threads.call import Call
 from poolscope.threads.engine import awaitable, name_of
-from poolscope.threads.interrupts import is_interrupt
 from poolscope.threads.lease import ENDED, HALF_TOLD, UNTOLD, WAITING, SyncLease
 from poolscope.threads.telling import go_on
 
@@ -101,7 +100,7 @@ class Lending(Binding[C]):
             try:
                 self.decide(end)
             except BaseException as raised:
-                if not is_interrupt(raised):
+                if not self.is_interrupt(raised):
                     raise
                 struck = raised
         if struck is not None:
@@ -228,7 +227,7 @@ class Lending(Binding[C]):
             if not quiet:
                 raise
             fields = (self.name, now, sequence, lease, slot.connection_id, use, reset)
-            struck = go_on(self.bus, ConnectionReleased, hooks, fields, done, error)
+            struck = go_on(self, ConnectionReleased, hooks, fields, done, error)
             if struck is not None:
                 raise struck from None
 

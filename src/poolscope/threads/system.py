@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from typing import Any, Protocol
 
+from poolscope.threads.interrupts import runs_handlers
 from poolscope.threads.timers import call_later
 from poolscope.threads.workers import ThreadWorkers
 
@@ -115,7 +116,7 @@ class ThreadSystem:
 
     def is_struck(self) -> bool:
         """Tell whether signal handlers run in this thread, and can raise between any two steps."""
-        return threading.current_thread() is threading.main_thread()
+        return runs_handlers()
 
     def runs_loop(self) -> bool:
         """Tell whether an event loop runs in this thread, which waiting would stop."""

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from poolscope.bus import EventBus, Tap
 from poolscope.events import Event
-from poolscope.threads.interrupts import is_interrupt
 
 _TRIES = 3
 """How often a subscriber is told of one event, if interrupts keep it from hearing."""
 
 
+class Teller(Protocol):
+    """Who publishes."""
+
+    bus: EventBus
+
+    def is_interrupt(self, error: BaseException) -> bool:
+        """Tell whether an error is not the subscriber's, but meant for whoever runs here."""
+
+
 def tell(
-    bus: EventBus, kind: type[Event], hooks: tuple[Tap, ...], fields: tuple[Any, ...]
+    engine: Teller, kind: type[Event], hooks: tuple[Tap, ...], fields: tuple[Any, ...]
 ) -> BaseException | None:
     """Tell all who want to know; return what interrupted that, if anything did."""
     done = 0
@@ -22,12 +30,12 @@ def tell(
             hook(*fields)
             done += 1
     except BaseException as error:
-        return go_on(bus, kind, hooks, fields, done, error)
+        return go_on(engine, kind, hooks, fields, done, error)
     return None
 
 
 def go_on(
-    bus: EventBus,
+    engine: Teller,
     kind: type[Event],
     hooks: tuple[Tap, ...],
     fields: tuple[Any, ...],
@@ -42,10 +50,10 @@ def go_on(
     struck: BaseException | None = None
     tries = 1
     while True:
-        if is_interrupt(error):
+        if engine.is_interrupt(error):
             struck = error
         if done < len(hooks) and (struck is not error or tries == _TRIES):
-            bus.report(hooks[done], kind, error)
+            engine.bus.report(hooks[done], kind, error)
             done, tries = done + 1, 0
         tries += 1
         try:
