@@ -41,7 +41,16 @@ SHORTEST_DELAY = 1e-6
 class Turn(Generic[T]):
     """One decision, and what is to be done because of it."""
 
-    __slots__ = ("decision", "done", "error", "inspect", "jobs", "records", "result")
+    __slots__ = (
+        "afterwards",
+        "decision",
+        "done",
+        "error",
+        "inspect",
+        "jobs",
+        "records",
+        "result",
+    )
 
     def __init__(self, decision: Callable[[float], T]) -> None:
         """Prepare a decision; it is given the time."""
@@ -50,6 +59,7 @@ class Turn(Generic[T]):
         self.result: T
         self.error: BaseException | None = None
         self.jobs: list[Call] = []
+        self.afterwards: list[Callable[[], object]] = []
         self.inspect: list[tuple[Slot[Any], int]] = []
         self.records: list[Record] = []
 
@@ -88,6 +98,8 @@ class Engine(BaseEngine[C]):
         self._alarm: Timer | None = None
         self._alarm_at = math.inf
         self._watchers: list[Waker] = []
+        self._afterwards: list[Callable[[], object]] = []
+        """What the present decision leads to, and must not be done under the lock."""
         self._publishing: dict[int, list[Record]] = {}
         """What threads are publishing just now."""
         super().__init__(settings, functions, bus, clock, metrics)
@@ -138,6 +150,8 @@ class Engine(BaseEngine[C]):
                 self._follow(turn, now)
             finally:
                 self.deciding = False
+        for step in turn.afterwards:
+            step()
         if not self.inline:
             for job in turn.jobs:
                 self.workers.start(job)
@@ -183,6 +197,8 @@ class Engine(BaseEngine[C]):
                 turn.jobs += [self._closing(slot) for slot in chores.close]
         if core.due < self._alarm_at:
             self._set_alarm(core.due, now)
+        if self._afterwards:
+            turn.afterwards, self._afterwards = self._afterwards, []
         journal = core.journal
         if journal.outbox:
             turn.records, journal.outbox = journal.outbox, []
@@ -261,6 +277,8 @@ class Engine(BaseEngine[C]):
             return  # of a parent process
         if error is None and inspect.isawaitable(connection):
             error = awaitable("factory", connection)
+        elif error is None and inspect.iscoroutinefunction(connection):
+            error = TypeError("factory returned function instead of a connection; call it there")
         elif error is None and connection is None:
             error = TypeError("factory returned None instead of a connection")
         elif error is None and core.places.find(connection) is not None:
@@ -274,7 +292,11 @@ class Engine(BaseEngine[C]):
     def close_late(self, connection: Any) -> None:
         """Close a connection that came when nobody waited for it any more."""
         if connection is not None:
-            self.workers.start(self._goodbye(connection, lambda *_: None))
+            self.workers.start(self._goodbye(connection, partial(self._late_closed, connection)))
+
+    def _late_closed(self, connection: Any, call: Call, _now: float) -> None:
+        if call.error is not None:
+            self._afterwards.append(partial(terminate, connection))
 
     def _closing(self, slot: Slot[C]) -> Call:
         slot.holder = call = self._goodbye(slot.connection, partial(self._close_ended, slot))
@@ -297,7 +319,7 @@ class Engine(BaseEngine[C]):
             return
         name = slot.connection_id
         if call.error is not None:
-            terminate(slot.connection)
+            self._afterwards.append(partial(terminate, slot.connection))
             self.core.journal.record(CloseFailed, now, name, call.error)
         self.core.disconnected(slot, now)
 
