@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import aiomysql
 import pytest
 
 from poolscope.connectors import Recipe, for_asyncio
@@ -139,6 +140,21 @@ def test_the_reply_to_a_cancelled_command_never_reaches_the_next_borrower(place)
                 async with w.pool.connection() as connection:
                     question = f"select {number} + 40"
                     assert await place.kind.run(connection, question) == number + 40
+
+    run(main())
+
+
+@pytest.mark.filterwarnings("ignore:Previous unbuffered result")
+@pytest.mark.parametrize("kind", parameters(IN_LOOP[1]))
+def test_a_connection_with_rows_unread_is_not_lent_again(place):
+    async def main() -> None:
+        async with watched(place) as w:
+            async with w.pool.connection() as connection:
+                cursor = await connection.cursor(aiomysql.SSCursor)
+                await cursor.execute("select 1 union select 2")
+            async with w.pool.connection() as connection:
+                assert await place.kind.run(connection, "select 42") == 42
+            assert w.closed == [CloseReason.RESET]
 
     run(main())
 

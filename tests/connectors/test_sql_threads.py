@@ -123,6 +123,7 @@ def test_a_connection_that_still_waits_for_a_reply_is_not_lent_again(place):
         assert reasons == [CloseReason.RESET]
 
 
+@pytest.mark.filterwarnings("ignore:Previous unbuffered result")
 @pytest.mark.parametrize("kind", parameters(SYNC_SERVERS[1]))
 def test_a_connection_with_rows_unread_is_not_lent_again(place):
     with pooled(place) as (pool, reasons):

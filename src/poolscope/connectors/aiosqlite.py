@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import aiosqlite
@@ -19,7 +20,13 @@ def recipe(address: Address, connect_timeout: float | None, options: dict[str, A
     options = parameters(address) | options
 
     async def connect() -> aiosqlite.Connection:
-        return await aiosqlite.connect(**options)
+        opening = aiosqlite.connect(**options)
+        try:
+            return await opening
+        except BaseException:
+            # Its thread is about to tell the loop that it ends, and the loop has to be there.
+            await asyncio.to_thread(opening._thread.join)
+            raise
 
     return address.recipe(connect, _check, _reset, _close)
 
