@@ -186,7 +186,9 @@ async def says_no_goodbye(_scope: Any, receive: Any, send: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "app", [raw(print), returns_at_once, stops_listening, says_no_goodbye], ids=lambda app: app.__name__
+    "app",
+    [raw(print), returns_at_once, stops_listening, says_no_goodbye],
+    ids=lambda app: app.__name__,
 )
 def test_pools_open_and_close_with_the_server_whatever_the_application_knows_of_lifespans(
     app: Any, tmp_path: Path
