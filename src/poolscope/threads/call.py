@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from poolscope.threads.system import Timer
 
 if TYPE_CHECKING:
-    from poolscope.threads.engine import Engine
+    from poolscope.threads.turns import Turns
 
 
 class Call:
@@ -23,7 +23,7 @@ class Call:
 
     def __init__(
         self,
-        engine: Engine[Any],
+        engine: Turns[Any],
         function: Callable[[], Any],
         then: Callable[[Call, float], object],
         late: Callable[[Any], object] | None = None,
