@@ -52,23 +52,11 @@ class ConnectionPoolMiddleware:
         ValueError: a setting has the wrong value.
     """
 
-    @overload
-    def __init__(
-        self,
-        database_url: str | None = None,
-        redis_url: str | None = None,
-        settings: ConnectionPoolSettings | None = None,
-        max_connections: int = 20,
-        connection_timeout: float = 5.0,
-        pool_recycle: float | None = 300,
-        pool_pre_ping: bool = True,
-        **options: Any,
-    ) -> None: ...
-
-    @overload
+    @overload  # first, for frameworks take the first form
     def __init__(
         self,
         app: ASGIApp,
+        /,
         database_url: str | None = None,
         redis_url: str | None = None,
         settings: ConnectionPoolSettings | None = None,
@@ -79,7 +67,21 @@ class ConnectionPoolMiddleware:
         **options: Any,
     ) -> None: ...
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    @overload
+    def __init__(
+        self,
+        /,
+        database_url: str | None = None,
+        redis_url: str | None = None,
+        settings: ConnectionPoolSettings | None = None,
+        max_connections: int = 20,
+        connection_timeout: float = 5.0,
+        pool_recycle: float | None = 300,
+        pool_pre_ping: bool = True,
+        **options: Any,
+    ) -> None: ...
+
+    def __init__(self, /, *args: Any, **options: Any) -> None:
         """Read the arguments; the first is the application if it can be called. Nothing opens."""
         app = options.pop("app", None)
         if args and callable(args[0]):
