@@ -97,7 +97,7 @@ def broken_rule(module: str, imported: str) -> str | None:
         return None
     if layer in LISTENERS and target_layer in POOLS:
         return f"{layer} know events and stats, never a pool ({target_layer})"
-    same_folder = top_folder(module) == top_folder(target)
+    same_folder = module == top_folder(target) or top_folder(module) == top_folder(target)
     if layer == target_layer and (same_folder or layer == "edges"):
         return None
     if HEIGHTS[target_layer] >= HEIGHTS[layer]:

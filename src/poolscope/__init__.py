@@ -1,7 +1,9 @@
 """An observability-first connection pool: it says why it is slow."""
 
 from poolscope._version import __version__
+from poolscope.asgi import ConnectionPoolMiddleware
 from poolscope.bus import EventBus, Subscription
+from poolscope.connectors import MissingDriverError
 from poolscope.errors import (
     ConnectFailedError,
     PoolClosedError,
@@ -14,16 +16,20 @@ from poolscope.errors import (
 )
 from poolscope.manager import PoolManager
 from poolscope.metrics import ConnectionPoolMetrics
+from poolscope.opening import create_pool, create_sync_pool
 from poolscope.pool import ConnectionPool
 from poolscope.settings import ConnectionPoolSettings
 from poolscope.stats import PoolStats
+from poolscope.sync_pool import SyncConnectionPool
 
 __all__ = [
     "ConnectFailedError",
     "ConnectionPool",
     "ConnectionPoolMetrics",
+    "ConnectionPoolMiddleware",
     "ConnectionPoolSettings",
     "EventBus",
+    "MissingDriverError",
     "PoolClosedError",
     "PoolError",
     "PoolManager",
@@ -32,7 +38,10 @@ __all__ = [
     "QueueFullError",
     "ReleaseError",
     "Subscription",
+    "SyncConnectionPool",
     "ValidationFailedError",
     "WrongLoopError",
     "__version__",
+    "create_pool",
+    "create_sync_pool",
 ]

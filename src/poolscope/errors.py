@@ -7,7 +7,8 @@
     ├── ConnectFailedError                        the factory failed; its error is the cause
     ├── ValidationFailedError                     new connections do not pass `validate_func`
     ├── ReleaseError                              released twice, or to the wrong pool
-    └── WrongLoopError        also RuntimeError   used from another event loop or thread
+    ├── WrongLoopError        also RuntimeError   used from another event loop or thread
+    └── MissingDriverError    also ImportError    the driver a URL needs is not installed
 
 `error.stats` is the pool's snapshot at that moment, where there is one.
 """

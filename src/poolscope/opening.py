@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from poolscope.bus import EventBus
 from poolscope.connectors import Recipe, for_asyncio, for_threads
 from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.pool import ConnectionPool
 from poolscope.settings import ConnectionPoolSettings
-
-if TYPE_CHECKING:
-    from poolscope.sync_pool import SyncConnectionPool
+from poolscope.sync_pool import SyncConnectionPool
 
 
 async def create_pool(
@@ -66,8 +64,6 @@ def create_sync_pool(
     **changes: Any,
 ) -> SyncConnectionPool[Any]:
     """Open a pool for threads, ready for use; all else as `create_pool`."""
-    from poolscope.sync_pool import SyncConnectionPool
-
     base = settings or ConnectionPoolSettings()
     timeout = changes.get("connect_timeout", base.connect_timeout)
     recipe = for_threads(url, **_options(timeout, driver_options))

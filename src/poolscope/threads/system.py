@@ -5,15 +5,15 @@ Behind this protocol tests put a world in virtual time, where every switch is on
 
 from __future__ import annotations
 
-import queue
 import threading
 from asyncio import _get_running_loop
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from poolscope.threads.interrupts import runs_handlers
 from poolscope.threads.timers import call_later
+from poolscope.threads.waker import ThreadWaker
 from poolscope.threads.workers import ThreadWorkers
 
 Job = Callable[[], object]
@@ -71,26 +71,6 @@ class System(Protocol):
         """Tell whether an event loop runs in this thread, which waiting would stop."""
 
 
-class ThreadWaker:
-    """A waker made of one lock."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self) -> None:
-        """Be not set."""
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def wait(self, timeout: float) -> bool:
-        """Wait until it is set; False when that took too long."""
-        return self._lock.acquire(True, min(timeout, threading.TIMEOUT_MAX))
-
-    def set(self) -> None:
-        """Let the thread that waits go on. May be called again."""
-        with suppress(RuntimeError):
-            self._lock.release()
-
-
 class ThreadSystem:
     """The threads of the interpreter; looked up late, for those who patch them (gevent)."""
 
@@ -108,7 +88,7 @@ class ThreadSystem:
 
     def workers(self, name: str) -> ThreadWorkers:
         """Return workers, none of them begun yet."""
-        return ThreadWorkers(name, queue.SimpleQueue())
+        return ThreadWorkers(name)
 
     def call_later(self, delay: float, call: Job) -> Timer:
         """Call in so many seconds, on a thread that must not be kept."""

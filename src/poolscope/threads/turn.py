@@ -16,8 +16,8 @@ class Turn(Generic[T]):
     """One decision, and what is to be done because of it."""
 
     __slots__ = (
-        "afterwards", "asks", "decision", "done", "elsewhere", "error", "here", "inspect", "records",
-        "result",
+        "afterwards", "asks", "decision", "done", "elsewhere", "error", "here", "inspect",
+        "records", "result",
     )  # fmt: skip
 
     def __init__(self, decision: Callable[[float], T], asks: bool) -> None:
