@@ -1,37 +1,24 @@
-"""A plugin for SQLAlchemy's own test run: in it, QueuePool is ours."""
+"""A plugin for SQLAlchemy's own test run: in it, its queue pools are ours."""
 
 from typing import Any
 
 import pytest
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection() -> None:
-    """Put ours in its place; not before SQLAlchemy's own plugin has begun."""
-    import sqlalchemy.pool
-    from sqlalchemy.pool import impl
+class Names:
+    """Says under the private names these tests use what ours says in public."""
 
-    from poolscope.sqlalchemy import ObservedPool
+    @property
+    def _overflow(self: Any) -> int:
+        # A QueuePool counts records without a connection too, of which it keeps `pool_size`.
+        return max(0, self.overflow())
 
-    class QueuePool(ObservedPool):
-        """Says under the private names these tests use what ours says in public."""
-
-        _sqla_logger_namespace = "sqlalchemy.pool.impl.QueuePool"
-
-        @property
-        def _overflow(self) -> int:
-            # QueuePool counts records without a connection too, of which it keeps `pool_size`.
-            return max(0, self.overflow())
-
-        @property
-        def _pool(self) -> Any:
-            return _Queue(self)
-
-    QueuePool.__module__ = impl.__name__
-    sqlalchemy.pool.QueuePool = sqlalchemy.QueuePool = impl.QueuePool = QueuePool  # type: ignore
+    @property
+    def _pool(self) -> Any:
+        return Queue(self)
 
 
-class _Queue:
+class Queue:
     """What the tests ask of the queue inside a QueuePool."""
 
     def __init__(self, pool: Any) -> None:
@@ -41,3 +28,19 @@ class _Queue:
 
     def empty(self) -> bool:
         return bool(self._pool.checkedin() == 0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection() -> None:
+    """Put ours in their places; not before SQLAlchemy's own plugin has begun."""
+    import sqlalchemy.pool
+    from sqlalchemy.pool import impl
+
+    from poolscope.sqlalchemy import AsyncObservedPool, ObservedPool
+
+    for name, ours in ("QueuePool", ObservedPool), ("AsyncAdaptedQueuePool", AsyncObservedPool):
+        logger = f"{impl.__name__}.{name}"
+        body = {"__module__": impl.__name__, "_sqla_logger_namespace": logger}
+        substitute = type(name, (Names, ours), body)
+        for module in sqlalchemy, sqlalchemy.pool, impl:
+            setattr(module, name, substitute)

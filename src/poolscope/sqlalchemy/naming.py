@@ -18,7 +18,9 @@ def address(pool: Pool, frame: FrameType | None) -> URL | None:
     An engine knows its pool, a pool does not know its engine; only the call leads back.
     """
     caller = frame.f_locals.get("self") if frame is not None else None
-    return caller.url if isinstance(caller, Engine) and caller.pool is pool else None
+    if isinstance(caller, Engine) and caller.pool is pool and isinstance(caller.url, URL):
+        return caller.url
+    return None  # asked without an engine, or by one that a test made up
 
 
 def target(url: URL) -> Target:

@@ -84,6 +84,8 @@ class Record(_ConnectionRecord):
     @property
     def outdated(self) -> bool:
         """Tell whether all connections of its age have been given up already."""
+        if not self.lease:
+            return False  # it is only just being opened
         return self.slot.connection is not self or self.slot.expires_at == -math.inf
 
     def get_connection(self) -> Any:
@@ -121,7 +123,7 @@ class Record(_ConnectionRecord):
     def forgotten(self, borrower: weakref.ref[Any]) -> None:
         """Be given back for a borrower that was lost, in any thread, at any time."""
         how: dict[str, Any] = {_HOW: borrower if _HOW == "ref" else True}
-        _finalize_fairy(None, self, self.owner, echo=False, **how)
+        _finalize_fairy(None, self, self.owner, echo=self.owner._should_log_debug(), **how)
 
 
 class Fairy(_ConnectionFairy):
@@ -138,6 +140,8 @@ class Fairy(_ConnectionFairy):
         self._connection_record = record
         self._echo = echo
         record.borrower = record.fairy_ref = weakref.ref(self, record.forgotten)
+        if _HOW == "ref":
+            hash(record.borrower)  # 2.0 looks it up when it is dead, and cannot be hashed any more
 
 
 def _reason(error: BaseException | None) -> CloseReason:

@@ -7,7 +7,7 @@ from functools import partial
 from sys import is_finalizing
 
 from poolscope.bus import EventBus
-from poolscope.core.slot import IN_USE, Slot
+from poolscope.core.slot import IN_USE
 from poolscope.events import CloseReason
 from poolscope.functions import Functions
 from poolscope.settings import ConnectionPoolSettings
@@ -58,7 +58,7 @@ class ObservedPool(BasePool):
         if reason is None:
             record.driver.give_back(record.slot, record.lease)
         else:
-            record.driver.end(record.slot, record.lease, reason)
+            record.driver.end(record.slot, record.lease, reason, 0.0)
 
     def _let_go(self, record: Record) -> None:
         record.driver.decide(partial(record.driver.core.detach, record.slot))
@@ -73,8 +73,8 @@ class ObservedPool(BasePool):
         driver.decide(driver.drain)
 
     def _end(self, driver: QuietDriver) -> None:
-        driver.decide(driver.set_free)
-        driver.close(driver.settings.close_timeout)
+        driver.decide(driver.set_free)  # which closes what is idle, in this thread
+        driver.close(0.0)
 
 
 class QuietDriver(Driver[Record]):
@@ -82,10 +82,6 @@ class QuietDriver(Driver[Record]):
 
     patience: float
     """How long a request may take that finds room for a connection, in seconds."""
-
-    def end(self, slot: Slot[Record], lease: int, reason: CloseReason) -> None:
-        """End a lease and close its connection."""
-        self._end(slot, lease, reason, 0.0)
 
     def grow(self, now: float) -> None:
         """Raise the limit, if it is reached."""
@@ -105,6 +101,7 @@ class QuietDriver(Driver[Record]):
             if slot.state is IN_USE and record is not None and record.lease == slot.lease:
                 self.core.detach(slot, now)
         self.core.terminate(CloseReason.POOL_CLOSED, now)
+        self.core.close(now)
 
     def __del__(self) -> None:
         """Let go of what was left open. An engine that is lost is no fault, as with any pool."""

@@ -1,0 +1,118 @@
+"""SQLAlchemy's own tests of QueuePool are run on ours. They are fetched, and not kept here."""
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+
+ROOT = Path(__file__).parent.parent.parent
+CACHE = ROOT / ".tools" / "sqlalchemy"
+
+NO_EMPTY_RECORDS = (
+    "A QueuePool keeps the record of a connection that was closed, and counts it as idle; of ours "
+    "nothing is left, and the next request makes another."
+)
+AT_ONCE = "Idle connections that are given up are closed at once, and not at their next checkout."
+# What cannot hold, by test: the rest must.
+EXCEPTIONS = {
+    "test_pool.py::QueuePoolTest::test_connrec_invalidated_within_checkout_no_race": (
+        "It replaces a private method that ours does not call."
+    ),
+    "test_pool.py::QueuePoolTest::test_dispose_closes_pooled": (
+        "A connection that is out at dispose() is closed when it comes back, as the documentation "
+        "of Engine.dispose() wants it; the test shows that a QueuePool keeps it."
+    ),
+    "test_pool.py::QueuePoolTest::test_fifo": (
+        "Of idle connections the last used is reused first, always: then the others can go."
+    ),
+    "test_pool.py::QueuePoolTest::test_invalidate_close_interrupted": NO_EMPTY_RECORDS,
+    "test_pool.py::QueuePoolTest::test_invalidate_interrupted_before_close": NO_EMPTY_RECORDS,
+    "test_pool.py::QueuePoolTest::test_recycle": (
+        "It sets the wall clock forward; lifetimes are measured by one that cannot be set."
+    ),
+    "test_pool.py::QueuePoolTest::test_recycle_on_soft_invalidate": NO_EMPTY_RECORDS,
+    "test_pool.py::QueuePoolTest::test_reset_interrupted_detaches_fairy": NO_EMPTY_RECORDS,
+    "test_reconnect.py::MockReconnectTest::test_reconnect": AT_ONCE,
+    "test_reconnect.py::PrePingMockTest::test_ping_not_on_reconnect": NO_EMPTY_RECORDS,
+}
+ASYNC_EXCEPTIONS = {
+    "test_reconnect.py::MockReconnectTest::test_reconnect": AT_ONCE,
+    "test_reconnect.py::PrePingMockTest::test_ping_not_on_reconnect": NO_EMPTY_RECORDS,
+    "test_reconnect.py::CursorErrTest::test_cursor_shutdown_in_initialize": (
+        "It uses the pool for threads on a running event loop, counts warnings, and ours warns."
+    ),
+    "test_reconnect.py::RecycleTest::test_basic": (
+        "It sets the private `_recycle` of a pool that is open."
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def their_tests() -> Path:
+    """The folder of their source distribution, of the version that is installed."""
+    folder = CACHE / f"sqlalchemy-{sqlalchemy.__version__}"
+    if not folder.exists():
+        fetch(folder)
+    return folder
+
+
+def fetch(folder: Path) -> None:
+    """Get the source distribution; its hash is in the lock file, as that of the wheel."""
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    locked = re.search(
+        r"^sqlalchemy(\[\w+\])?==(\S+) \\\n((?: +--hash=\S+(?: \\)?\n)+)", lock, re.M
+    )
+    assert locked is not None
+    if locked[2] != sqlalchemy.__version__:
+        pytest.skip(f"only the tests of {locked[2]} are known by their hash")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    wanted = CACHE / f"{os.getpid()}.txt"
+    wanted.write_text(f"sqlalchemy=={locked[2]} \\\n{locked[3]}", encoding="utf-8")
+    options = ["--quiet", "--no-deps", "--no-binary", ":all:", "--require-hashes"]
+    command = [sys.executable, "-m", "pip", "download", *options, "-d", CACHE, "-r", wanted]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    wanted.unlink()
+    if done.returncode and "CI" not in os.environ:
+        pytest.skip(f"their tests cannot be had: {done.stderr.splitlines()[-1]}")
+    assert not done.returncode, done.stderr
+    with tarfile.open(f"{folder}.tar.gz") as archive:
+        archive.extractall(CACHE, filter="data")
+
+
+def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """Run some of their tests, with the SQLAlchemy that is installed, and our pools in it."""
+    options = ["-p", "substitute", "-p", "no:cacheprovider", "-o", "addopts=", "-q", "--tb=short"]
+    return subprocess.Popen(
+        [sys.executable, "-s", "-m", "pytest", *options, "--maxfail=99", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def failures(run: "subprocess.Popen[str]") -> tuple[set[str], str]:
+    output, _ = run.communicate(timeout=100)
+    assert re.search(r"^\d+ failed, \d\d+ passed", output, re.M), output
+    found = re.findall(r"^(?:FAILED|ERROR) test/\w+/(\S+)", output, re.M)
+    return {re.sub(r"_sqlite\+aiosqlite_\w+(?=::)", "", name) for name in found}, output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_their_tests_of_queue_pool_hold_for_ours(their_tests: Path, tmp_path: Path) -> None:
+    engine = "test/engine/test_reconnect.py", "test/engine/test_logging.py"
+    url = f"sqlite+aiosqlite:///{tmp_path}/their.db"
+    runs = [
+        (start(their_tests, "test/engine/test_pool.py", *engine), EXCEPTIONS),
+        (start(their_tests, "--dburi", url, "test/ext/asyncio", engine[0]), ASYNC_EXCEPTIONS),
+    ]
+    for run, exceptions in runs:
+        found, output = failures(run)
+        assert found == exceptions.keys(), output
