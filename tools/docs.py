@@ -47,6 +47,12 @@ A request that waited is linked to the `{catalog.USE_SPAN}` spans of those it wa
 (`{catalog.LINK}` is `{catalog.LINK_HOLDER}`); one that got a connection which was opened for
 another request, to that `{catalog.CONNECT_SPAN}` (`{catalog.LINK}` is `{catalog.LINK_CONNECT}`)."""
 
+REQUESTS_INTRO = f"""\
+Behind [`ConnectionPoolMiddleware`](web.md) the span of an HTTP request, if it is recorded, says
+what the request spent on each pool of the process that it used, until it ended. The pool's name
+is the last part of the attribute, as in `{catalog.REQUEST_WAIT_TIME}.database`. What tasks of one
+request do at the same time is added up."""
+
 EVENTS_USE = """\
 ```python
 from poolscope.bus import ROOT
@@ -118,6 +124,12 @@ SPAN_ATTRIBUTES = {
     catalog.CONNECTION_ID: "the connection, as in events and log lines",
 }
 
+REQUEST_ATTRIBUTES = {
+    catalog.REQUEST_WAIT_TIME: "seconds it waited for connections, in vain or not",
+    catalog.REQUEST_USE_TIME: "seconds it held connections",
+    catalog.REQUEST_ACQUIRED: "how many connections it got",
+}
+
 HISTOGRAM_ERRORS: dict[Metric, type[StrEnum]] = {
     catalog.WAIT_TIME: FailureReason,
     catalog.CREATE_TIME: ConnectFault,
@@ -134,7 +146,8 @@ def metrics_page() -> str:
     parts = [NOTE, METRICS_INTRO, "## By the semantic conventions", metric_table(conventional)]
     parts += ["## Our own", metric_table(ours), "## Attributes", attribute_table()]
     parts += ["## Buckets", bucket_list(), "## Spans", SPANS_INTRO, span_table()]
-    parts += [span_attribute_table(), "## Variables", variable_table()]
+    parts += [span_attribute_table(), "## Spans of requests", REQUESTS_INTRO]
+    parts += [request_attribute_table(), "## Variables", variable_table()]
     return page(parts)
 
 
@@ -200,6 +213,12 @@ def span_attribute_table() -> str:
         for name, text in SPAN_ATTRIBUTES.items()
     )
     return table(("attribute", "on", "value"), rows)
+
+
+def request_attribute_table() -> str:
+    """Return what the span of a request says of each pool."""
+    rows = ((code(f"{name}.<pool>"), text) for name, text in REQUEST_ATTRIBUTES.items())
+    return table(("attribute", "value"), rows)
 
 
 def variable_table() -> str:

@@ -12,8 +12,10 @@ from opentelemetry.trace import SpanKind
 from poolscope import ConnectionPool, ConnectionPoolSettings
 from poolscope.asgi import ConnectionPoolMiddleware
 from poolscope.asgi.types import ASGIApp
+from poolscope.sync_pool import SyncConnectionPool
 from poolscope.testing import Ledger, run_virtual
 from tests.asgi.serving import client_of, raw
+from tests.support import run
 
 WAIT = "poolscope.request.wait_time"
 USE = "poolscope.request.use_time"
@@ -142,6 +144,25 @@ def test_tasks_of_a_request_count_for_it_and_for_no_other(traced: Traced) -> Non
     run_virtual(main())
     assert [said[f"{USE}.orders"] for said in traced.said()] == [6, 6]
     assert [said[f"{ACQUIRED}.orders"] for said in traced.said()] == [3, 3]
+
+
+def test_threads_of_a_request_count_for_it(traced: Traced) -> None:
+    orders = SyncConnectionPool(object, ConnectionPoolSettings(name="orders", min_size=0))
+
+    def borrow() -> None:
+        with orders.connection():
+            pass
+
+    async def main() -> None:
+        pools = ConnectionPoolMiddleware(raw(lambda _: asyncio.to_thread(borrow)))
+        async with client_of(traced.instrument(pools)) as client:
+            await client.get("/")
+            await client.get("/")
+        await pools.shutdown()
+
+    run(main())
+    orders.close()
+    assert [said[f"{ACQUIRED}.orders"] for said in traced.said()] == [1, 1]
 
 
 def test_waits_without_success_and_what_has_not_ended_count_too(traced: Traced) -> None:
