@@ -22,6 +22,8 @@ from benchmarks import (
     memory,
     sdk,
     telemetry,
+    thread_contestants,
+    threads,
     uncontended,
 )
 from benchmarks.plan import Plan, make_plan
@@ -31,11 +33,17 @@ from benchmarks.server import Server, postgres
 SECTIONS: dict[str, Callable[[Server, Plan], Coroutine[Any, Any, list[Section]]]] = {
     "uncontended": uncontended.measure,
     "contended": contended.measure,
+    "threads": threads.measure,
     "memory": memory.measure,
     "listening": listening.measure,
     "telemetry": telemetry.measure,
     "collection": collection.measure,
 }
+DISTRIBUTIONS = (
+    *contestants.DISTRIBUTIONS,
+    *thread_contestants.DISTRIBUTIONS,
+    *sdk.DISTRIBUTIONS,
+)
 NEEDS_NO_SERVER = {"listening", "telemetry", "collection"}
 
 
@@ -71,7 +79,7 @@ def environment(plan: Plan) -> dict[str, str]:
         "rounds": f"{plan.rounds} of {plan.slice_seconds * 1000:g} ms",
         "seed": str(plan.seed),
     }
-    for name in (*contestants.DISTRIBUTIONS, *sdk.DISTRIBUTIONS):
+    for name in DISTRIBUTIONS:
         try:
             facts[name] = version(name)
         except PackageNotFoundError:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
+from threading import Event, Thread
 from typing import Any
 
 from benchmarks.server import Server, UnavailableError
 
 SIZE = 10
 """Connections in every pool, all open before anything is measured."""
+
+PATIENCE = 0.02
+"""Seconds after which who wants one more connection is taken to wait for it."""
 
 Borrow = Callable[[], Any]
 """Returns what an `async with` statement takes, or a plain `with` if the case is a sync one."""
@@ -40,6 +44,10 @@ class Case:
     identify: Callable[[Any], object] | None = id
     """Tells which connection a borrower holds. None for a floor, which is no pool."""
     is_sync: bool = False
+    """It is for threads: what is measured of it runs in one that has no event loop."""
+    cycles: Callable[[Borrow, int], None] | None = None
+    """Borrows and gives back so many times, if the pool's own way to do it is no `with` statement;
+    `borrow` wraps it into one where that does not matter."""
     active: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext
     """What goes on while the case is timed, and only then. It raises UnsoundError afterwards if
     that was not what the table says."""
@@ -92,21 +100,47 @@ async def inspect(case: Case) -> frozenset[object]:
     """
     if case.identify is None:
         return frozenset()
-    async with AsyncExitStack() as held:
-        lent = [await held.enter_async_context(case.borrow()) for _ in range(SIZE)]
-        seen = frozenset(map(case.identify, lent))
-        late = asyncio.create_task(_borrow_once(case))
-        await asyncio.sleep(0.02)
-        lends_more = late.done()
-    await late
+    look = asyncio.to_thread(_look_at_sync, case) if case.is_sync else _look_at(case)
+    seen, lends_more = await look
     if lends_more or len(seen) != SIZE:
         raise UnsoundError(f"{case.name} does not lend {SIZE} connections: {len(seen)} or more")
     return seen
 
 
+async def _look_at(case: Case) -> tuple[frozenset[object], bool]:
+    assert case.identify is not None
+    async with AsyncExitStack() as held:
+        lent = [await held.enter_async_context(case.borrow()) for _ in range(SIZE)]
+        seen = frozenset(map(case.identify, lent))
+        late = asyncio.create_task(_borrow_once(case))
+        await asyncio.sleep(PATIENCE)
+        lends_more = late.done()
+    await late
+    return seen, lends_more
+
+
 async def _borrow_once(case: Case) -> None:
     async with case.borrow():
         pass
+
+
+def _look_at_sync(case: Case) -> tuple[frozenset[object], bool]:
+    assert case.identify is not None
+    lent_one_more = Event()
+
+    def borrow_once() -> None:
+        # A pool that refuses lends no more, just as one that lets callers wait.
+        with suppress(Exception), case.borrow():
+            lent_one_more.set()
+
+    late = Thread(target=borrow_once)
+    with ExitStack() as held:
+        lent = [held.enter_context(case.borrow()) for _ in range(SIZE)]
+        seen = frozenset(map(case.identify, lent))
+        late.start()
+        lends_more = lent_one_more.wait(PATIENCE)
+    late.join()
+    return seen, lends_more
 
 
 async def _verify_unchanged(case: Case, before: frozenset[object]) -> None:

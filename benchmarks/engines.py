@@ -41,7 +41,8 @@ async def instrumented(_: Server) -> AsyncIterator[Case]:
 def _engine() -> Iterator[Engine]:
     from sqlalchemy import QueuePool, create_engine
 
-    engine = create_engine("sqlite://", poolclass=QueuePool, pool_size=SIZE)
+    arguments = {"check_same_thread": False}  # opened in one thread, disposed of in another
+    engine = create_engine("sqlite://", poolclass=QueuePool, pool_size=SIZE, connect_args=arguments)
     try:
         yield engine
     finally:

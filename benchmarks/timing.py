@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter_ns
 from types import FunctionType
+from typing import Any
 
 from benchmarks.case import Borrow, Case
 from benchmarks.plan import Plan
 
-Loop = Callable[[Borrow, int], Awaitable[None]]
+Loop = Callable[[Borrow, int], Any]
+"""Borrows and gives back so many times; a coroutine function, if the case is no sync one."""
 
 STRIDE = 500
 """Cycles between two looks at the clock, where a time is given and not a number of cycles."""
@@ -24,7 +26,7 @@ async def _cycles(borrow: Borrow, count: int) -> None:
             pass
 
 
-async def _sync_cycles(borrow: Borrow, count: int) -> None:
+def _sync_cycles(borrow: Borrow, count: int) -> None:
     for _ in range(count):
         with borrow():
             pass
@@ -35,8 +37,8 @@ def _own_loop(case: Case) -> Loop:
 
     A caller has one pool. In one loop for all, each case would undo what the last one taught it.
     """
-    loop = _sync_cycles if case.is_sync else _cycles
-    return FunctionType(loop.__code__.replace(), globals())
+    loop: Any = case.cycles or (_sync_cycles if case.is_sync else _cycles)
+    return FunctionType(loop.__code__.replace(), loop.__globals__, closure=loop.__closure__)
 
 
 async def time_cycles(cases: Sequence[Case], plan: Plan) -> dict[str, list[float]]:
@@ -89,9 +91,22 @@ async def _time(case: Case, loop: Loop, count: int) -> int:
     async with case.active():
         # Lets pools that work in the background finish what the case before has left.
         await asyncio.sleep(0)
-        started = perf_counter_ns()
-        await loop(case.borrow, count)
-        return perf_counter_ns() - started
+        return await _clock(case, loop, count)
+
+
+async def _clock(case: Case, loop: Loop, count: int) -> int:
+    """Return how many ns so many cycles take."""
+    if case.is_sync:
+        return await asyncio.to_thread(_clock_sync, case.borrow, loop, count)
+    started = perf_counter_ns()
+    await loop(case.borrow, count)
+    return perf_counter_ns() - started
+
+
+def _clock_sync(borrow: Borrow, loop: Loop, count: int) -> int:
+    started = perf_counter_ns()
+    loop(borrow, count)
+    return perf_counter_ns() - started
 
 
 async def _time_period(case: Case, loop: Loop, plan: Plan) -> float:

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import __main__ as program
 from benchmarks import contestants
 from benchmarks.case import SIZE, Case, UnsoundError, inspect
-from benchmarks.contended import Box
+from benchmarks.crowd import TaskBox
 from benchmarks.figures import compare, summarize
 from benchmarks.plan import Plan
 from benchmarks.section import Goal, Section
@@ -66,7 +66,7 @@ def test_starvation_cannot_hide() -> None:
             yield
 
         async with asyncio.TaskGroup() as group:
-            box = group.create_task(Box(borrow, crowd=5).run(seconds=0.02))
+            box = group.create_task(TaskBox(borrow, crowd=5).run(seconds=0.02))
             asyncio.get_running_loop().call_later(0.05, box_is_over.set)
         outcome = box.result()
         assert outcome.starved == 4
@@ -79,7 +79,7 @@ def test_starvation_cannot_hide() -> None:
 def test_a_fair_pool_is_seen_to_be_fair() -> None:
     async def main() -> None:
         async with contestants.semaphore(Server(None)) as case:
-            outcome = await Box(case.borrow, crowd=100).run(seconds=0.05)
+            outcome = await TaskBox(case.borrow, crowd=100).run(seconds=0.05)
         assert outcome.starved == 0
         assert outcome.longest_to_median_turns < 1.5
 
