@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from asyncio import current_task
 from collections.abc import Callable, Coroutine, Generator
 from sys import is_finalizing
+from threading import get_ident
 from typing import Any
 
 from sqlalchemy.pool.base import _AsyncConnDialect
@@ -18,10 +20,11 @@ from poolscope.aio.driver import Driver
 from poolscope.aio.lease import Lease
 from poolscope.bus import EventBus
 from poolscope.core.slot import IN_USE, Slot
-from poolscope.events import CloseReason
+from poolscope.events import AcquireSource, CloseReason, ConnectionAcquired, ConnectionRequested
 from poolscope.functions import terminate
 from poolscope.settings import ConnectionPoolSettings
 from poolscope.sqlalchemy.base import BasePool
+from poolscope.sqlalchemy.places import asker, place
 from poolscope.sqlalchemy.records import Record
 
 
@@ -37,6 +40,8 @@ class AsyncObservedPool(BasePool):
     _dialect = _AsyncConnDialect()
 
     def _start(self, settings: ConnectionPoolSettings) -> QuietDriver:
+        import greenlet  # type: ignore[import-untyped]  # which only engines for asyncio need
+
         async def connect() -> Record:
             return await greenlet_spawn(self._create_connection)
 
@@ -44,29 +49,24 @@ class AsyncObservedPool(BasePool):
             await greenlet_spawn(record.close)
 
         connector: Connector[Record] = Connector(connect, None, close)
-        return QuietDriver(settings, connector, EventBus(self._bus), time.monotonic, self._metrics)
+        bus = EventBus(self._bus)
+        driver = QuietDriver(settings, connector, bus, time.monotonic, self._metrics)
+        driver.greenlet = greenlet.getcurrent
+        return driver
 
     def _borrow(self, driver: QuietDriver) -> Record:
         if self._max_overflow < 0:
             self._grow(driver)
-        lease: Lease[Record] = Lease()
-        lease.slot = None
-        lease.driver = driver
-        lease.timeout = driver.patience if driver.core.vacant else driver.timeout
-        entering = lease.__aenter__()
-        try:
-            rest = _Rest(entering, entering.send(None))
-        except StopIteration as granted:
-            record: Record = granted.value
-        else:
-            try:
-                record = await_only(rest)
-            except BaseException:
-                entering.close()  # if nothing could wait for it
-                raise
-        assert lease.slot is not None
-        record.driver, record.slot, record.lease = driver, lease.slot, lease.id
-        lease.slot = None  # the record is given back, not the lease
+        loan = Loan()
+        loan.slot = None
+        loan.driver = driver
+        record = loan.take()
+        slot: Any = loan.slot
+        record.driver, record.slot, record.lease = driver, slot, loan.id
+        # The stack of a greenlet ends with what it runs; who asked is in that which waits for it.
+        outer = driver.greenlet().parent
+        slot.site, slot.instruction = place(outer.gr_frame if outer is not None else asker())
+        loan.slot = None  # the record is given back, not the loan
         return record
 
     def _ping(self, record: Record) -> bool:
@@ -122,11 +122,56 @@ class AsyncObservedPool(BasePool):
             driver.later(driver.close_by_itself)
 
 
+class Loan(Lease[Record]):
+    """A request of an engine's."""
+
+    __slots__ = ()
+
+    driver: QuietDriver
+
+    def take(self) -> Record:
+        """Acquire as by `__aenter__`; without leaving the greenlet if a connection is idle."""
+        driver = self.driver
+        task = current_task(driver.loop) if get_ident() == driver.thread else driver.bind()
+        now = driver.clock()
+        if not driver.core.lend(self, now):
+            return self._wait()
+        slot: Any = self.slot
+        requested, acquired = driver.bus.request_hooks
+        pool, id_, connection_id = driver.name, self.id, slot.connection_id
+        if requested:
+            driver.bus.publish(ConnectionRequested, pool, now, id_)
+        for hook in acquired:
+            try:
+                hook(pool, now, id_ + 1, id_, 0.0, AcquireSource.IDLE, connection_id)
+            except BaseException as error:
+                driver.bus.report(hook, ConnectionAcquired, error)
+        slot.holder = task
+        record: Record = slot.connection
+        return record
+
+    def _wait(self) -> Record:
+        driver = self.driver
+        self.timeout = driver.patience if driver.core.vacant else driver.timeout
+        entering = self.__aenter__()
+        try:
+            rest = _Rest(entering, entering.send(None))
+        except StopIteration as granted:
+            return granted.value  # type: ignore[no-any-return]
+        try:
+            return await_only(rest)  # type: ignore[no-any-return]
+        except BaseException:
+            entering.close()  # if nothing could wait for it
+            raise
+
+
 class QuietDriver(Driver[Record]):
     """A driver whose pool may end in all the ways in which those of SQLAlchemy's may."""
 
     patience: float
     """How long a request may take that finds room for a connection, in seconds."""
+    greenlet: Callable[[], Any]
+    """Returns the greenlet that runs."""
 
     def end(self, slot: Slot[Record], lease: int, reason: CloseReason | None) -> None:
         """End a lease; with a reason its connection is closed."""

@@ -102,25 +102,22 @@ class BasePool(Owner):
         """
         if self._driver is None:
             self._open(_getframe(1))
-        fairy = self._lend()
-        if not self.dispatch.checkout or self._is_welcome(fairy):
-            return fairy
-        for _ in range(CHECKOUTS - 1):
-            fairy = self._lend()
-            if self._is_welcome(fairy):
+        refused = 0
+        while refused < CHECKOUTS:
+            record = self._do_get()
+            try:
+                if echo := self._should_log_debug():
+                    what = record.dbapi_connection
+                    self.logger.debug("Connection %r checked out from pool", what)
+                fairy = Fairy(self, record, echo)
+            except BaseException:  # interrupted before anybody could have used it
+                self._give_back(record, None)
+                raise
+            if not self.dispatch.checkout or self._is_welcome(fairy):
                 return fairy
+            refused += 1
         self.logger.info("Reconnection attempts exhausted on checkout")
         raise InvalidRequestError("This connection is closed")
-
-    def _lend(self) -> Fairy:
-        record = self._do_get()
-        try:
-            if echo := self._should_log_debug():
-                self.logger.debug("Connection %r checked out from pool", record.dbapi_connection)
-            return Fairy(self, record, echo)
-        except BaseException:  # interrupted before anybody could have used it
-            self._give_back(record, None)
-            raise
 
     def _is_welcome(self, fairy: Fairy) -> bool:
         """Show listeners what is lent; False if they took it for broken, and it was taken back."""
@@ -155,37 +152,48 @@ class BasePool(Owner):
 
     def _do_get(self) -> Record:
         while True:
-            record = self._acquire()
-            if record.dbapi_connection is None or record.ending is not None:
-                # Closed while it lay idle, by somebody who had kept it from an earlier lease.
-                self._give_back(record, record.ending or CloseReason.BROKEN)
-            elif not self._pre_ping or self._is_alive(record):
-                return record
+            driver = self._driver or self._open()
+            try:
+                record = self._borrow(driver)
+            except errors.PoolError as error:
+                verdict = self._verdict(driver, error)
+            else:
+                if record.dbapi_connection is None or record.ending is not None:
+                    # Closed while it lay idle, by somebody who had kept it from an earlier lease.
+                    self._give_back(record, record.ending or CloseReason.BROKEN)
+                elif not self._pre_ping or self._is_alive(record):
+                    return record
+                continue
+            if verdict is not None:
+                raise verdict  # outside the handler, so that it does not show as part of itself
 
-    def _acquire(self) -> Record:
-        verdict: BaseException
-        driver = self._driver or self._open()
-        try:
-            return self._borrow(driver)
-        except errors.PoolTimeoutError as error:
-            verdict = PoolTimeoutError.of(error)
-        except errors.ConnectFailedError as error:
-            verdict = error.__cause__ or error
-        except errors.PoolClosedError:
-            if driver is self._driver:
-                raise
-            return self._acquire()  # it was disposed of meanwhile
-        raise verdict  # outside the handlers, so that it does not show as part of itself
+    def _verdict(self, driver: Any, error: errors.PoolError) -> BaseException | None:
+        """Return what SQLAlchemy's callers expect; None if they should ask again."""
+        if isinstance(error, errors.PoolTimeoutError):
+            return PoolTimeoutError.of(error)
+        if isinstance(error, errors.PoolClosedError) and driver is not self._driver:
+            return None  # it was disposed of meanwhile
+        if isinstance(error, errors.ConnectFailedError):
+            return error.__cause__ or error
+        return error
 
     def _do_return_conn(self, record: Any) -> None:
-        ending = record.ending
+        if record.dbapi_connection is None or record.ending or record.slot.lease != record.lease:
+            self._end_otherwise(record)
+        else:
+            self._give_back(record, None)
+
+    _return_conn = _do_return_conn
+
+    def _end_otherwise(self, record: Record) -> None:
+        """End a lease whose connection is not to be lent again."""
         if record.slot.lease != record.lease:
             record.close()  # the pool was disposed of meanwhile
-        elif record.dbapi_connection is None and ending is None:
+        elif record.dbapi_connection is None and not record.closed:
             record.pass_on()
             self._let_go(record)
         else:
-            self._give_back(record, ending)
+            self._give_back(record, record.ending)
 
     # Connections that are no good
 
@@ -210,11 +218,11 @@ class BasePool(Owner):
         return bool(dialect._do_ping_w_event(record.dbapi_connection))
 
     def _retire(self, record: Record, error: BaseException) -> None:
-        record.end = CloseReason.VALIDATION if isinstance(error, Exception) else CloseReason.DIRTY
         try:
             record.invalidate(error)
         finally:
-            self._give_back(record, record.end)
+            told = isinstance(error, Exception)
+            self._give_back(record, CloseReason.VALIDATION if told else CloseReason.DIRTY)
 
     def _invalidate(
         self,

@@ -43,7 +43,7 @@ class Record(_ConnectionRecord):
     nothing opens or closes without being told.
     """
 
-    __slots__ = ("borrower", "driver", "end", "lease", "owner", "slot")
+    __slots__ = ("borrower", "closed", "driver", "ending", "lease", "owner", "slot")
 
     owner: Owner
     """The pool of SQLAlchemy's it belongs to."""
@@ -53,8 +53,10 @@ class Record(_ConnectionRecord):
     """Its place in that pool."""
     lease: int
     """The present lease, if it still is that of the slot; 0 before the first."""
-    end: CloseReason | None
-    """Why SQLAlchemy closed the connection, if it did."""
+    ending: CloseReason | None
+    """Why the connection is not to be lent again; None if it may be."""
+    closed: bool
+    """SQLAlchemy has closed it, or has begun to. One that was detached is gone and not closed."""
     borrower: weakref.ref[_ConnectionFairy] | None
     """Whom it was lent to. Dead while the lease is not: it was lost."""
 
@@ -62,19 +64,13 @@ class Record(_ConnectionRecord):
         """Open the connection."""
         self.owner = pool
         self.lease = 0
-        self.end = None
+        self.ending = None
+        self.closed = False
         self.borrower = None
         if pool.left_infos:
             with suppress(IndexError):  # another thread was quicker
                 self.__dict__["record_info"] = pool.left_infos.pop()
         super().__init__(pool)
-
-    @property
-    def ending(self) -> CloseReason | None:
-        """Return why the connection is not to be lent again; None if it may be."""
-        if self.end is None and self._soft_invalidate_time:
-            return CloseReason.STALE
-        return self.end
 
     @property
     def lost(self) -> bool:
@@ -96,16 +92,21 @@ class Record(_ConnectionRecord):
 
     def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
         """Close the connection, or with `soft` once it is given back; note why."""
-        if not soft:
-            self.end = self.end or _reason(e)
-            self.pass_on()
+        if soft:
+            self.ending = CloseReason.STALE
+        else:
+            self._note_close(_reason(e))
         super().invalidate(e, soft)
 
     def close(self) -> None:
         """Close the connection in the orderly way."""
-        self.end = self.end or CloseReason.BROKEN
-        self.pass_on()
+        self._note_close(CloseReason.BROKEN)
         super().close()
+
+    def _note_close(self, reason: CloseReason) -> None:
+        if not self.closed:
+            self.closed, self.ending = True, reason
+            self.pass_on()
 
     def pass_on(self) -> None:
         """Leave `record_info` to the next connection, which is what SQLAlchemy promises of it."""

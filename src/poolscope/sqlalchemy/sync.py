@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from functools import partial
 from sys import is_finalizing
+from threading import get_ident
+from typing import Any
 
 from poolscope.bus import EventBus
 from poolscope.core.slot import IN_USE
@@ -12,6 +14,7 @@ from poolscope.events import CloseReason
 from poolscope.functions import Functions
 from poolscope.settings import ConnectionPoolSettings
 from poolscope.sqlalchemy.base import BasePool
+from poolscope.sqlalchemy.places import asker, place
 from poolscope.sqlalchemy.records import Record
 from poolscope.threads.driver import Driver
 from poolscope.threads.lease import UNTOLD, SyncLease
@@ -43,15 +46,16 @@ class ObservedPool(BasePool):
     def _borrow(self, driver: QuietDriver) -> Record:
         if self._max_overflow < 0:
             self._grow(driver)
-        lease: SyncLease[Record] = SyncLease()
-        lease.slot = None
-        lease.stage = UNTOLD
-        lease.driver = driver
-        lease.timeout = driver.patience if driver.core.vacant else driver.timeout
-        record = lease.__enter__()
-        assert lease.slot is not None
-        record.driver, record.slot, record.lease = driver, lease.slot, lease.id
-        lease.slot = None  # the record is given back, not the lease
+        loan = Loan()
+        loan.slot = None
+        loan.stage = UNTOLD
+        loan.driver = driver
+        record = loan.take()
+        slot: Any = loan.slot
+        record.driver, record.slot, record.lease = driver, slot, loan.id
+        slot.holder = get_ident()
+        slot.site, slot.instruction = place(asker())
+        loan.slot = None  # the record is given back, not the loan
         return record
 
     def _give_back(self, record: Record, reason: CloseReason | None) -> None:
@@ -75,6 +79,30 @@ class ObservedPool(BasePool):
     def _end(self, driver: QuietDriver) -> None:
         driver.decide(driver.set_free)  # which closes what is idle, in this thread
         driver.close(0.0)
+
+
+class Loan(SyncLease[Record]):
+    """A request of an engine's."""
+
+    __slots__ = ()
+
+    driver: QuietDriver
+
+    def take(self) -> Record:
+        """Acquire as by `__enter__`, and with less to do if a connection is idle."""
+        driver = self.driver
+        try:
+            now = driver.clock()
+            with driver.lock:
+                lent = not driver.deciding and driver.core.lend(self, now)
+            if lent:
+                self.tell()
+                return self.slot.connection  # type: ignore[union-attr, return-value]
+        except BaseException as error:
+            driver.forsake(self, error)
+            raise
+        self.timeout = driver.patience if driver.core.vacant else driver.timeout
+        return self.__enter__()
 
 
 class QuietDriver(Driver[Record]):
