@@ -12,22 +12,35 @@ F = TypeVar("F", bound=Callable[..., Any])
 Factory = Callable[[], C | Awaitable[C]]
 Function = Callable[[C], Any]
 
-_PROMPT = "_poolscope_prompt"
+_PROMPT, _INTERRUPT = "_poolscope_prompt", "_poolscope_interrupt"
 
 
-def prompt(function: F) -> F:
-    """Mark a `validate_func` or `reset_func` as one that always returns soon by itself.
+def prompt(interrupt: Callable[[Any], object] | None = None) -> Callable[[F], F]:
+    """Mark a `validate_func` or `reset_func` as one a thread may call itself, as `@prompt()`.
 
-    A pool of threads calls it in the thread that asks. What is not marked is called in a thread of
-    the pool, because only there can a time limit be kept, and that costs two changes of threads.
+    Others are called in a thread of the pool, because only there can a time limit be kept, and that
+    costs two changes of threads. A prompt function always returns soon by itself; or when
+    `interrupt(connection)` is called, which another thread does when the time is up (it may shut
+    down the connection's socket): the connection is closed then.
     """
-    setattr(function, _PROMPT, True)
-    return function
+
+    def mark(function: F) -> F:
+        setattr(function, _PROMPT, True)
+        setattr(function, _INTERRUPT, interrupt)
+        return function
+
+    return mark
 
 
 def is_prompt(function: Callable[..., Any] | None) -> bool:
     """Tell whether a function was marked with `prompt`."""
     return getattr(function, _PROMPT, False) is True
+
+
+def interrupter(function: Callable[..., Any]) -> Callable[[Any], object] | None:
+    """Return what interrupts a prompt function, if it was named."""
+    found: Callable[[Any], object] | None = getattr(function, _INTERRUPT, None)
+    return found
 
 
 @dataclass(slots=True, repr=False)  # a factory may hold a DSN

@@ -24,13 +24,13 @@ def recipe(address: Address, connect_timeout: float | None, options: dict[str, A
     return address.recipe(connect, _check, _reset, _close)
 
 
-@prompt
+@prompt()
 def _check(connection: sqlite3.Connection) -> bool:
     connection.execute("select 1").close()
     return True
 
 
-@prompt
+@prompt()
 def _reset(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:  # which raises if the connection is closed
         connection.rollback()

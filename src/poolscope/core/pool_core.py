@@ -54,12 +54,53 @@ class PoolCore(Upkeep[C]):
         journal = self.journal
         ticket.requested_at = now
         ticket.id = slot.lease = journal.sequence + 1
+        ticket.outcome = journal.sequence = journal.sequence + 2
         slot.state = IN_USE
         slot.since = now
         ticket.slot = slot
-        journal.sequence += 2
         del idle[-1]
         return True
+
+    def try_out(self, ticket: Ticket[C], now: float, timeout: float) -> bool:
+        """Make a request, and grant an idle connection that is still to be validated.
+
+        False: it was not even made. `vouch`, `reject` or `withdraw` follows. It calls nothing, for
+        the reasons of `lend`.
+        """
+        idle = self._idle
+        if not idle or idle[-1].expires_at <= now:
+            return False
+        slot = idle[-1]
+        ticket.requested_at = now
+        ticket.deadline = now + timeout
+        ticket.round = self.backoff.round
+        ticket.source = AcquireSource.IDLE
+        ticket.error = ticket.waker = None
+        ticket.queued = False
+        ticket.id = slot.lease = self.journal.sequence = self.journal.sequence + 1
+        slot.state = IN_USE
+        slot.since = now
+        self._granted[slot.lease] = ticket
+        ticket.slot = slot
+        del idle[-1]
+        return True
+
+    def vouch(self, ticket: Ticket[C], now: float) -> bool:
+        """Say that what was tried out is good: this is the request's one outcome.
+
+        False: it was taken back meanwhile, because the pool closed. It calls nothing, either.
+        """
+        slot = ticket.slot
+        if slot is None:
+            return False
+        slot.since = now
+        ticket.outcome = self.journal.sequence = self.journal.sequence + 1
+        del self._granted[slot.lease]
+        return True
+
+    def is_pending(self, ticket: Ticket[C]) -> bool:
+        """Tell whether a request that was made has no outcome yet."""
+        return ticket.id in self._granted or ticket.error is not None or ticket.id in self._waiting
 
     def request(self, ticket: Ticket[C], now: float, timeout: float) -> bool:
         """Make a request. True: an idle connection was granted, and the request is over.

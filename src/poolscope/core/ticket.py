@@ -18,6 +18,7 @@ class Ticket(Generic[C]):
         "deadline",
         "error",
         "id",
+        "outcome",
         "queued",
         "reason",
         "requested_at",
@@ -35,6 +36,9 @@ class Ticket(Generic[C]):
     source: AcquireSource
     error: PoolError | None
     reason: FailureReason
+
+    outcome: int
+    """Number of the event that tells its outcome, if that is left to the driver to publish."""
 
     queued: bool
     """Whether it has stood in line; told once."""

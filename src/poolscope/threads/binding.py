@@ -9,6 +9,7 @@ from poolscope import registry
 from poolscope.core import verdicts
 from poolscope.core.slot import C
 from poolscope.threads.engine import Engine
+from poolscope.threads.guard import Guard
 
 
 class Binding(Engine[C]):
@@ -40,6 +41,7 @@ class Binding(Engine[C]):
         self.lock = self.system.lock()
         self.deciding = False
         self.workers = self.system.workers(self.name)
+        self.guard = Guard(self.system, self.workers, self.clock)
         self.calls.clear()
         self.resetting.clear()
         self._watchers.clear()

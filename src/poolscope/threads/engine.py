@@ -30,9 +30,8 @@ class Engine(Turns[C]):
         """Return a call that ends by itself within `limit` seconds, `name` in its error."""
         call = Call(self, function, then, late)
         if limit < math.inf:
-            text = f"{name} did not return within {limit:.2f} s"
-            overdue = partial(call.give_up, TimeoutError(text))
-            call.timer = self.system.call_later(limit, partial(self.workers.start, overdue))
+            give_up = partial(call.give_up, overdue(name, limit))
+            call.timer = self.system.call_later(limit, partial(self.workers.start, give_up))
         return call
 
     def connecting(self, slot: Slot[C]) -> Call:
@@ -115,3 +114,8 @@ def awaitable(function: str, result: Any) -> TypeError:
 def name_of(function: Callable[..., Any]) -> str:
     """Return how a function is called in a message."""
     return str(getattr(function, "__qualname__", type(function).__qualname__))
+
+
+def overdue(name: str, limit: float) -> TimeoutError:
+    """Return the error of a function that took longer than it may."""
+    return TimeoutError(f"{name} did not return within {limit:.2f} s")

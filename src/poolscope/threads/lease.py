@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 _IDLE = AcquireSource.IDLE
 
-UNTOLD, HALF_TOLD, WAITING, ENDED = range(4)
-"""How far a request is. Lent, but nothing is published of it; only that it was made is published;
-the core knows of it, and the caller waits; its outcome is published, or it was never made."""
+UNTOLD, TRIED, HALF_TOLD, WAITING, ENDED = range(5)
+"""How far a request is. Lent, or lent to be validated first, but nothing is published of it; only
+that it was made is published; the core knows of it, and the caller waits or validates; its outcome
+is published, or it was never made."""
 
 
 class SyncLease(Ticket[C], Generic[C]):
@@ -56,12 +57,15 @@ class SyncLease(Ticket[C], Generic[C]):
             if driver.warns and driver.system.runs_loop():
                 driver.warn_of_loop()
             now = driver.clock()
-            with driver.lock:
-                lent = not driver.deciding and driver.core.lend(self, now)
-            if lent:
-                self._tell(now)
+            if driver.tries:
+                driver.try_out(self, now, timeout)
             else:
-                driver.wait(self, timeout)
+                with driver.lock:
+                    lent = not driver.deciding and driver.core.lend(self, now)
+                if lent:
+                    self.tell()
+                else:
+                    driver.wait(self, timeout)
             slot: Slot[C] = self.slot  # type: ignore[assignment]
             frame = _getframe(1)
             slot.holder, slot.site, slot.instruction = get_ident(), frame.f_code, frame.f_lasti
@@ -70,21 +74,22 @@ class SyncLease(Ticket[C], Generic[C]):
             driver.forsake(self, error)
             raise
 
-    def _tell(self, now: float) -> None:
+    def tell(self) -> None:
         """Publish that a connection was lent; raise what interrupted that."""
-        id_, driver = self.id, self.driver
-        pool = driver.name
-        connection_id = self.slot.connection_id  # type: ignore[union-attr]
+        slot, driver, id_ = self.slot, self.driver, self.id
+        assert slot is not None
+        pool, at, since, outcome = driver.name, self.requested_at, slot.since, self.outcome
+        connection_id, wait = slot.connection_id, since - at
         (requested, acquired), struck, done = driver.bus.request_hooks, None, 0
-        if requested:
-            struck = tell(driver, ConnectionRequested, requested, (pool, now, id_))
+        if requested and self.stage == UNTOLD:
+            struck = tell(driver, ConnectionRequested, requested, (pool, at, id_))
         self.stage = HALF_TOLD
         try:
             for hook in acquired:
-                hook(pool, now, id_ + 1, id_, 0.0, _IDLE, connection_id)
+                hook(pool, since, outcome, id_, wait, _IDLE, connection_id)
                 done += 1
         except BaseException as error:
-            fields = (pool, now, id_ + 1, id_, 0.0, _IDLE, connection_id)
+            fields = (pool, since, outcome, id_, wait, _IDLE, connection_id)
             struck = go_on(driver, ConnectionAcquired, acquired, fields, done, error)
         self.stage = ENDED
         if struck is not None:

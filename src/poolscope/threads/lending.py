@@ -95,7 +95,7 @@ class Lending(Requests[C]):
             return None
         clean = False
         try:
-            self._reset(connection)
+            _refuse_awaitable(self.guarded(lease, limit, reset, connection))
             clean = True
         except Exception:
             reason = reason or CloseReason.RESET
@@ -107,9 +107,7 @@ class Lending(Requests[C]):
 
     def _reset(self, connection: C) -> None:
         assert self.functions.reset_func is not None
-        result = self.functions.reset_func(connection)
-        if inspect.isawaitable(result):
-            raise awaitable("reset_func", result)
+        _refuse_awaitable(self.functions.reset_func(connection))
 
     def _reset_ended(
         self, slot: Slot[C], lease: int, reason: CloseReason | None, started: float, call: Call,
@@ -148,3 +146,8 @@ class Lending(Requests[C]):
                 "connection %s was lost without being given back; it was acquired at %s and is "
                 "closed now. Use `with pool.connection()`.", name, at or "an unknown place",
             )  # fmt: skip
+
+
+def _refuse_awaitable(result: object) -> None:
+    if inspect.isawaitable(result):
+        raise awaitable("reset_func", result)

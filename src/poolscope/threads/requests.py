@@ -6,6 +6,7 @@ import inspect
 import logging
 import math
 import warnings
+from asyncio import CancelledError
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
@@ -20,11 +21,12 @@ from poolscope.events import (
     ConnectionRequested,
     Misuse,
 )
-from poolscope.functions import is_prompt
+from poolscope.functions import interrupter, is_prompt
 from poolscope.threads.binding import Binding
 from poolscope.threads.call import Call
-from poolscope.threads.engine import awaitable, name_of
-from poolscope.threads.lease import ENDED, HALF_TOLD, UNTOLD, WAITING, SyncLease
+from poolscope.threads.engine import awaitable, name_of, overdue
+from poolscope.threads.lease import ENDED, TRIED, UNTOLD, WAITING, SyncLease
+from poolscope.threads.telling import tell
 
 logger = logging.getLogger("poolscope")
 
@@ -45,12 +47,45 @@ class Requests(Binding[C]):
         lease.checking = False
         self.decide(partial(self._request, lease, timeout), asks=True)
         if lease.stage == WAITING:
-            self._until_settled(lease)
-            if self.core.checks:
-                self._validate(lease)
-            self.decide(partial(self._conclude, lease))
+            self._wait_on(lease)
+
+    def _wait_on(self, lease: SyncLease[C]) -> None:
+        self._until_settled(lease)
+        if self.core.checks:
+            self._validate(lease)
+        self.decide(partial(self._conclude, lease))
         if lease.error is not None:
             self._refuse(lease)
+
+    def try_out(self, lease: SyncLease[C], now: float, timeout: float) -> None:
+        """Make a request, and validate in this thread what is lent, before it counts as acquired.
+
+        Raises:
+            PoolError: it was refused.
+        """
+        lease.stage = TRIED
+        with self.lock:
+            lent = not self.deciding and self.core.try_out(lease, now, timeout)
+        if not lent:
+            lease.stage = UNTOLD
+            return self.wait(lease, timeout)
+        struck = None
+        if requested := self.bus.request_hooks[0]:
+            fields = (self.name, now, lease.id)
+            struck = tell(self, ConnectionRequested, requested, fields)
+        lease.stage = WAITING
+        if struck is not None:
+            raise struck
+        failure = self._examine(lease)
+        if failure is not None:
+            self.decide(partial(self._reject, lease, failure), asks=True)
+            return self._wait_on(lease)
+        with self.lock:
+            vouched = not self.deciding and self.core.vouch(lease, self.clock())
+        if vouched:
+            lease.tell()
+        else:
+            self._wait_on(lease)
 
     def _request(self, lease: SyncLease[C], timeout: float, now: float) -> None:
         if self.core.request(lease, now, timeout):
@@ -107,9 +142,11 @@ class Requests(Binding[C]):
         self, lease: SyncLease[C], error: BaseException | None, used: bool, now: float
     ) -> None:
         slot = lease.slot
-        if lease.stage == WAITING:
-            assert error is not None
-            self.core.withdraw(lease, now, error, dirty=lease.checking)
+        if lease.stage == TRIED and slot is not None:
+            self.record(ConnectionRequested, lease.requested_at, lease.id)
+            lease.stage, lease.checking = WAITING, False
+        if lease.stage == WAITING and self.core.is_pending(lease):
+            self.core.withdraw(lease, now, error or CancelledError(), dirty=lease.checking)
         elif slot is not None and slot.lease == lease.id:
             self._note_lent(lease)
             doubtful = CloseReason.DIRTY if self.resets else None
@@ -119,15 +156,14 @@ class Requests(Binding[C]):
 
     def _note_lent(self, lease: SyncLease[C]) -> None:
         """Record what the core leaves to its driver to publish, and nobody has published yet."""
-        id_, at = lease.id, lease.requested_at
-        assert lease.slot is not None
-        connection_id = lease.slot.connection_id
+        slot, id_, at = lease.slot, lease.id, lease.requested_at
+        assert slot is not None
         if lease.stage == UNTOLD:
             self.record(ConnectionRequested, at, id_)
-        if lease.stage in (UNTOLD, HALF_TOLD):
-            self.record(
-                ConnectionAcquired, at, id_ + 1, id_, 0.0, AcquireSource.IDLE, connection_id
-            )
+        if lease.stage != ENDED:
+            since, source = slot.since, AcquireSource.IDLE
+            fields = (lease.outcome, id_, since - at, source, slot.connection_id)
+            self.record(ConnectionAcquired, since, *fields)
         lease.stage = ENDED
 
     def record(self, kind: Any, *fields: Any) -> None:
@@ -139,13 +175,18 @@ class Requests(Binding[C]):
     def _validate(self, lease: SyncLease[C]) -> None:
         """Validate what was granted, and wait for another connection until one passes."""
         while lease.slot is not None:
-            lease.checking = True
-            failure = self._check(lease, lease.slot)
-            lease.checking = False
+            failure = self._examine(lease)
             if failure is None:
                 return
             self.decide(partial(self._reject, lease, failure), asks=True)
             self._until_settled(lease)
+
+    def _examine(self, lease: SyncLease[C]) -> Exception | None:
+        lease.checking = True  # and if that is interrupted, nobody knows the connection's state
+        assert lease.slot is not None
+        failure = self._check(lease, lease.slot)
+        lease.checking = False
+        return failure
 
     def _reject(self, lease: SyncLease[C], failure: Exception, now: float) -> None:
         self.core.reject(lease, now, failure)
@@ -159,7 +200,7 @@ class Requests(Binding[C]):
         limit = min(self.settings.validate_timeout, lease.deadline - self.clock())
         try:
             if is_prompt(check) or limit == math.inf:
-                valid = check(connection)
+                valid = self.guarded(lease.id, limit, check, connection)
             else:
                 valid = self._within(limit, name_of(check), partial(check, connection))
         except Exception as error:
@@ -168,6 +209,29 @@ class Requests(Binding[C]):
             return awaitable("validate_func", valid)
         return None if valid else ValueError("validate_func returned a false value")
 
+    def guarded(self, lease: int, limit: float, function: Callable[[C], Any], connection: C) -> Any:
+        """Return what a prompt function returns, called here.
+
+        Raises:
+            TimeoutError: it was interrupted after `limit` seconds.
+        """
+        interrupt = interrupter(function)
+        if interrupt is None:
+            return function(connection)
+        self.guard.begin(lease, limit, interrupt, connection)
+        try:
+            result = function(connection)
+        except Exception as error:
+            if self.guard.end(lease):
+                raise
+            raise overdue(name_of(function), limit) from error
+        except BaseException:
+            self.guard.end(lease)
+            raise
+        if not self.guard.end(lease):
+            raise overdue(name_of(function), limit)
+        return result
+
     def _within(self, limit: float, name: str, function: Any) -> Any:
         """Return what a function returns on a thread of the pool, within `limit` seconds."""
         call = Call(self, function, lambda *_: None)
@@ -175,7 +239,7 @@ class Requests(Binding[C]):
         try:
             self.workers.start(call)
             if not call.done.wait(max(0.0, limit)):
-                call.give_up(TimeoutError(f"{name} did not return within {limit:.2f} s"))
+                call.give_up(overdue(name, limit))
         finally:
             self.calls.pop(call, None)
         if call.error is not None:

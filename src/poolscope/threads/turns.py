@@ -19,11 +19,12 @@ from poolscope.engine import BaseEngine
 from poolscope.errors import PoolError
 from poolscope.events import Misuse, MisuseDetected, SubscriberFailed
 from poolscope.faults import where
-from poolscope.functions import Functions
+from poolscope.functions import Functions, is_prompt
 from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.settings import ConnectionPoolSettings
 from poolscope.stats import PoolStats
 from poolscope.threads.call import Call
+from poolscope.threads.guard import Guard
 from poolscope.threads.interrupts import is_interrupt
 from poolscope.threads.stacks import describe
 from poolscope.threads.system import System, Timer, Waker
@@ -77,6 +78,11 @@ class Turns(BaseEngine[C]):
         """What threads are publishing just now."""
         super().__init__(settings, functions, bus, clock, metrics)
         self.workers = system.workers(self.name)
+        self.guard = Guard(system, self.workers, clock)
+        self.tries = self.checks and (
+            is_prompt(functions.validate_func) or self.settings.validate_timeout == math.inf
+        )
+        """Whether callers validate in their own threads what they are lent."""
 
     # Decisions
 
