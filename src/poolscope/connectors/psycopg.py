@@ -10,8 +10,11 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
 from poolscope.connectors import keepalive
+from poolscope.connectors.hang_up import hang_up
 from poolscope.connectors.recipe import Recipe, Unfit
+from poolscope.connectors.sockets import shut_down
 from poolscope.connectors.urls import Address, refusal
+from poolscope.functions import prompt
 
 _MODES = ("isolation_level", "read_only", "deferrable")
 """What a borrower may have set for transactions to come; None is the server's own."""
@@ -27,6 +30,7 @@ def recipe(address: Address, connect_timeout: float | None, options: dict[str, A
     def connect() -> Any:
         return psycopg.connect(**parameters)
 
+    @prompt(shut_down)
     def reset(connection: Any) -> None:
         _roll_back(connection)
         if connection.autocommit != autocommit:
@@ -46,6 +50,7 @@ def _read(url: str) -> dict[str, Any]:
     raise refusal("libpq cannot read it")
 
 
+@prompt(shut_down)
 def _check(connection: Any) -> bool:
     if connection.autocommit or connection.info.transaction_status != TransactionStatus.IDLE:
         connection.execute("")
@@ -70,4 +75,12 @@ def _roll_back(connection: Any) -> None:
 
 
 def _close(connection: Any) -> None:
-    connection.close()
+    if not connection.lock.acquire(blocking=False):
+        # A thread still waits for a reply, as in a check that took too long. Closing now would
+        # free memory it uses; so have it hear that there is nothing to come.
+        hang_up(connection.fileno)
+        connection.lock.acquire()
+    try:
+        connection.close()
+    finally:
+        connection.lock.release()

@@ -6,9 +6,12 @@ from typing import Any
 
 import pymysql
 
+from poolscope.connectors.hang_up import hang_up
 from poolscope.connectors.mysql import parameters, refuse_unread
 from poolscope.connectors.recipe import Recipe
+from poolscope.connectors.sockets import shut_down
 from poolscope.connectors.urls import Address
+from poolscope.functions import prompt
 
 
 def recipe(address: Address, connect_timeout: float | None, options: dict[str, Any]) -> Recipe:
@@ -21,6 +24,7 @@ def recipe(address: Address, connect_timeout: float | None, options: dict[str, A
     def connect() -> Any:
         return pymysql.connect(**options)
 
+    @prompt(shut_down)
     def reset(connection: Any) -> None:
         refuse_unread(connection)
         # Asked even if no transaction is known: an error does not say that it began one.
@@ -31,6 +35,7 @@ def recipe(address: Address, connect_timeout: float | None, options: dict[str, A
     return address.recipe(connect, _check, reset, _close)
 
 
+@prompt(shut_down)
 def _check(connection: Any) -> bool:
     connection.ping(reconnect=False)
     return True
@@ -38,4 +43,7 @@ def _check(connection: Any) -> bool:
 
 def _close(connection: Any) -> None:
     if connection.open:
+        # A thread may still wait for a reply, as in a check that took too long, and closing would
+        # wait for that thread.
+        hang_up(connection._sock.fileno)
         connection.close()

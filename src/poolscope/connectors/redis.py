@@ -12,7 +12,9 @@ from redis.retry import Retry
 
 from poolscope.connectors.recipe import Recipe
 from poolscope.connectors.redis_options import check_url, parameters, refuse_unless_quiet
+from poolscope.connectors.sockets import shut_down
 from poolscope.connectors.urls import Address
+from poolscope.functions import prompt
 
 
 class Client(Redis):
@@ -68,6 +70,7 @@ def _is_connected(client: Client) -> bool:
     return client.connection is not None and client.connection.is_connected
 
 
+@prompt(shut_down)
 def _check(client: Client) -> bool:
     if not _is_connected(client):
         return False
@@ -75,6 +78,7 @@ def _check(client: Client) -> bool:
     return True
 
 
+@prompt(shut_down)
 def _reset(client: Client) -> None:
     idle = client.single_connection_lock.acquire(blocking=False)
     if idle:

@@ -10,7 +10,9 @@ from sqlalchemy.exc import ArgumentError
 
 from poolscope.connectors import keepalive
 from poolscope.connectors.recipe import Recipe, Unfit
+from poolscope.connectors.sockets import shut_down
 from poolscope.connectors.urls import Address, refusal
+from poolscope.functions import prompt
 
 E = TypeVar("E")
 
@@ -27,6 +29,10 @@ _TIMEOUTS = {
 """What a driver calls the time that connecting may take."""
 
 
+_INTERRUPTIBLE = frozenset({"psycopg", "pymysql", "pysqlite"})
+"""Drivers whose waiting can be cut short, or which never wait for a server."""
+
+
 def recipe(address: Address, connect_timeout: float | None, options: dict[str, Any]) -> Recipe:
     """Return what opens `sqlalchemy.Connection`s; options are those of `create_engine`."""
     engine = make_engine(create_engine, address, connect_timeout, options)
@@ -39,6 +45,8 @@ def recipe(address: Address, connect_timeout: float | None, options: dict[str, A
     def connect() -> Connection:  # a method of the engine would show the user in its repr
         return engine.connect()
 
+    if engine.dialect.driver in _INTERRUPTIBLE:
+        return address.recipe(connect, _check_here, _reset_here, close)
     return address.recipe(connect, check, reset, close)
 
 
@@ -102,6 +110,20 @@ def reset(connection: Connection) -> None:
     """Roll back, if a transaction is open."""
     refuse_spoilt(connection)
     connection.rollback()
+
+
+def _interrupt(connection: Connection) -> None:
+    shut_down(connection.connection.driver_connection)
+
+
+@prompt(_interrupt)
+def _check_here(connection: Connection) -> bool:
+    return check(connection)
+
+
+@prompt(_interrupt)
+def _reset_here(connection: Connection) -> None:
+    reset(connection)
 
 
 def close(connection: Connection) -> None:

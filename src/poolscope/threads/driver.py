@@ -137,4 +137,5 @@ class Driver(Lending[C]):
     def _finish(self) -> None:
         self.decide(self.core.finish)
         self.cancel_alarm()
+        self.guard.close()
         self.workers.close()

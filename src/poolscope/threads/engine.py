@@ -98,6 +98,7 @@ class Engine(Turns[C]):
         """Drop what was left open, and let no thread linger."""
         if hasattr(self, "workers") and not is_finalizing():
             self.cancel_alarm()
+            self.guard.close()
             self.workers.close()
         super().__del__()
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from poolscope.threads.system import System, Workers
+from poolscope.threads.system import System, Timer, Workers
 
 Watch = tuple[float, Callable[[Any], object], Any]
 """Until when a function may run; how it is interrupted; the connection it works on."""
@@ -28,6 +28,7 @@ class Guard:
         self._clock = clock
         self._watches: dict[int, Watch] = {}
         self._due = math.inf
+        self._timer: Timer | None = None
 
     def begin(
         self, lease: int, limit: float, interrupt: Callable[[Any], object], connection: Any
@@ -45,8 +46,14 @@ class Guard:
 
     def _set(self, delay: float) -> None:
         if delay < math.inf:
-            ring = partial(_ring, weakref.ref(self))
-            self._system.call_later(max(0.0, delay), partial(self._workers.start, ring))
+            ring = partial(self._workers.start, partial(_ring, weakref.ref(self)))
+            self.close()
+            self._timer = self._system.call_later(max(0.0, delay), ring)
+
+    def close(self) -> None:
+        """Let nothing fall due any more."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def rung(self) -> None:
         """Interrupt what is overdue, and see when the next falls due."""

@@ -6,6 +6,7 @@ from sys import _getframe
 from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic
+from weakref import ref
 
 from poolscope.core.slot import C, Slot
 from poolscope.core.ticket import Ticket
@@ -30,17 +31,22 @@ class SyncLease(Ticket[C], Generic[C]):
 
     It has no `__init__`: `SyncConnectionPool.connection` fills it in, which saves a call.
 
-    In the main thread a signal handler may raise between any two steps. What is owned then follows
-    from `slot`, set in the same step as the core's own books, and from `stage`.
+    In the main thread a signal handler may raise at any call. What is owned then follows from
+    `slot`, set in the same step as the core's own books, and from `stage`. Whoever is interrupted
+    puts the lease down as forsaken, which is one step, before anything that could be interrupted
+    again. It has no `__del__` either, in which interrupts would be lost: the slot it holds watches
+    it by a weak reference.
     """
 
-    __slots__ = ("checking", "driver", "stage", "timeout")
+    __slots__ = ("__weakref__", "checking", "driver", "stage", "thread", "timeout")
 
     driver: Lending[C]
     timeout: float | None
     waker: Waker | None
     checking: bool
     stage: int
+    thread: int
+    """Who entered it."""
 
     def wake(self) -> None:
         """Let the caller go on, if it still waits."""
@@ -56,22 +62,24 @@ class SyncLease(Ticket[C], Generic[C]):
         try:
             if driver.warns and driver.system.runs_loop():
                 driver.warn_of_loop()
-            now = driver.clock()
+            self.thread = get_ident()
+            frame, now = _getframe(1), driver.clock()
             if driver.tries:
-                driver.try_out(self, now, timeout)
-            else:
-                with driver.lock:
-                    lent = not driver.deciding and driver.core.lend(self, now)
-                if lent:
-                    self.tell()
-                else:
-                    driver.wait(self, timeout)
-            slot: Slot[C] = self.slot  # type: ignore[assignment]
-            frame = _getframe(1)
-            slot.holder, slot.site, slot.instruction = get_ident(), frame.f_code, frame.f_lasti
-            return slot.connection  # type: ignore[return-value]
+                return driver.try_out(self, now, timeout, frame)
+            with driver.lock:
+                if lent := not driver.deciding and driver.core.lend(self, now):
+                    slot: Slot[C] = self.slot  # type: ignore[assignment]
+                    slot.holder = ref(self, driver.lost)
+                    slot.site, slot.instruction = frame.f_code, frame.f_lasti
+                    connection: C = slot.connection  # type: ignore[assignment]
+            if not lent:
+                return driver.wait(self, timeout, frame)
+            self.tell()
+            return connection
         except BaseException as error:
-            driver.forsake(self, error)
+            if self.stage != ENDED or self.slot is not None:
+                driver.forsaken.append((self, error, False))
+                driver.see_to_forsaken()
             raise
 
     def tell(self) -> None:
@@ -111,11 +119,7 @@ class SyncLease(Ticket[C], Generic[C]):
         try:
             self.driver.give_back(slot, self.id, kind)
         except BaseException:
-            self.driver.forsake(self, error, used=True)
+            self.driver.forsaken.append((self, error, True))
+            self.driver.see_to_forsaken()
             raise
         self.slot = None
-
-    def __del__(self) -> None:
-        """Have the connection taken back if whoever held it lost it."""
-        if self.slot is not None:
-            self.driver.lose(self.slot, self.id)

@@ -37,7 +37,7 @@ class Requests(Binding[C]):
     warns = True
     """Whether to look if a caller stops an event loop; it is told once."""
 
-    def wait(self, lease: SyncLease[C], timeout: float) -> None:
+    def wait(self, lease: SyncLease[C], timeout: float, frame: FrameType) -> C:
         """Make a request that is not granted at once, and wait for its outcome.
 
         Raises:
@@ -45,19 +45,17 @@ class Requests(Binding[C]):
         """
         self.begin()
         lease.checking = False
-        self.decide(partial(self._request, lease, timeout), asks=True)
-        if lease.stage == WAITING:
-            self._wait_on(lease)
+        lent = self.decide(partial(self._request, lease, timeout, frame), asks=True)
+        return self._wait_on(lease, frame) if lent is None else lent
 
-    def _wait_on(self, lease: SyncLease[C]) -> None:
+    def _wait_on(self, lease: SyncLease[C], frame: FrameType) -> C:
         self._until_settled(lease)
         if self.core.checks:
             self._validate(lease)
-        self.decide(partial(self._conclude, lease))
-        if lease.error is not None:
-            self._refuse(lease)
+        lent = self.decide(partial(self._conclude, lease, frame))
+        return self._refuse(lease) if lent is None else lent
 
-    def try_out(self, lease: SyncLease[C], now: float, timeout: float) -> None:
+    def try_out(self, lease: SyncLease[C], now: float, timeout: float, frame: FrameType) -> C:
         """Make a request, and validate in this thread what is lent, before it counts as acquired.
 
         Raises:
@@ -68,7 +66,7 @@ class Requests(Binding[C]):
             lent = not self.deciding and self.core.try_out(lease, now, timeout)
         if not lent:
             lease.stage = UNTOLD
-            return self.wait(lease, timeout)
+            return self.wait(lease, timeout, frame)
         struck = None
         if requested := self.bus.request_hooks[0]:
             fields = (self.name, now, lease.id)
@@ -79,21 +77,37 @@ class Requests(Binding[C]):
         failure = self._examine(lease)
         if failure is not None:
             self.decide(partial(self._reject, lease, failure), asks=True)
-            return self._wait_on(lease)
+            return self._wait_on(lease, frame)
         with self.lock:
-            vouched = not self.deciding and self.core.vouch(lease, self.clock())
-        if vouched:
-            lease.tell()
-        else:
-            self._wait_on(lease)
+            now, connection = self.clock(), None
+            if vouched := not self.deciding and self.core.vouch(lease, now):
+                connection = self._hand_over(lease, frame)
+        if connection is None:
+            return self._wait_on(lease, frame)
+        lease.tell()
+        return connection
 
-    def _request(self, lease: SyncLease[C], timeout: float, now: float) -> None:
+    def _request(
+        self, lease: SyncLease[C], timeout: float, frame: FrameType, now: float
+    ) -> C | None:
+        if lease.stage == ENDED:
+            return None  # forsaken before it was made
         if self.core.request(lease, now, timeout):
             lease.error = None
             self._note_lent(lease)
-            return
+            return self._hand_over(lease, frame)
         lease.stage = WAITING
         self._rearm(lease)
+        return None
+
+    def _hand_over(self, lease: SyncLease[C], frame: FrameType) -> C | None:
+        """Have the slot know who holds it, and return its connection. Call it under the lock."""
+        slot = lease.slot
+        if slot is None:
+            return None
+        slot.holder = weakref.ref(lease, self.lost)
+        slot.site, slot.instruction = frame.f_code, frame.f_lasti
+        return slot.connection
 
     def _rearm(self, lease: SyncLease[C]) -> None:
         """Have the lease woken by the decision that settles it, if this one did not."""
@@ -106,9 +120,12 @@ class Requests(Binding[C]):
             if lease.waker is None or left <= 0 or not lease.waker.wait(left):
                 self.decide(lambda _: None)  # each decision first sees to what has fallen due
 
-    def _conclude(self, lease: SyncLease[C], now: float) -> None:
+    def _conclude(self, lease: SyncLease[C], frame: FrameType, now: float) -> C | None:
+        if lease.stage != WAITING:
+            return None  # forsaken
         self.core.conclude(lease, now)
         lease.stage = ENDED
+        return self._hand_over(lease, frame)
 
     def _refuse(self, lease: SyncLease[C]) -> NoReturn:
         verdict, lease.error = lease.error, None
