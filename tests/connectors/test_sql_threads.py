@@ -1,6 +1,7 @@
 """Databases for threads: real servers, and the server's own view of what happened."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ import pymysql.cursors
 import pytest
 
 from poolscope.connectors import for_threads
-from poolscope.errors import ConnectFailedError
+from poolscope.errors import ConnectFailedError, PoolTimeoutError
 from poolscope.events import CloseReason, ConnectionClosed
 from poolscope.faults import classify
 from poolscope.opening import create_sync_pool
@@ -180,3 +181,20 @@ def test_a_check_leaves_the_state_of_a_transaction_as_it_was(place):
         assert connection.info.transaction_status == before
         assert not connection.autocommit
     recipe.close_func(connection)
+
+
+@pytest.mark.parametrize("kind", parameters(*SYNC_SERVERS))
+def test_a_check_that_waits_for_a_server_that_hangs_is_cut_short(place):
+    assert place.server is not None
+    with pooled(place, acquire_timeout=0.5, validate_timeout=0.2) as (pool, reasons):
+        place.server.pause()
+        try:
+            began = time.monotonic()
+            with pytest.raises(PoolTimeoutError):
+                pool.acquire()
+            assert time.monotonic() - began < 2.0
+            assert reasons == [CloseReason.VALIDATION]
+        finally:
+            place.server.resume()
+        with pool.connection(timeout=10) as connection:
+            assert place.kind.run(connection, "select 42") == 42
