@@ -63,9 +63,11 @@ class AsyncObservedPool(BasePool):
         record = loan.take()
         slot: Any = loan.slot
         record.driver, record.slot, record.lease = driver, slot, loan.id
-        # The stack of a greenlet ends with what it runs; who asked is in that which waits for it.
+        slot.site, slot.instruction = place(asker())
         outer = driver.greenlet().parent
-        slot.site, slot.instruction = place(outer.gr_frame if outer is not None else asker())
+        if slot.site is None and outer is not None:
+            # A greenlet's stack ends with what it runs; who asked is in that which waits for it.
+            slot.site, slot.instruction = place(outer.gr_frame)
         loan.slot = None  # the record is given back, not the loan
         return record
 
@@ -91,7 +93,7 @@ class AsyncObservedPool(BasePool):
     def _let_go(self, record: Record) -> None:
         driver = record.driver
         if record.lost:
-            driver.lose(record.slot, record.lease)
+            driver.later(driver.reclaim, record.slot, record.lease)
         else:
             driver.core.detach(record.slot, driver.clock())
             driver.pump()
@@ -190,6 +192,11 @@ class QuietDriver(Driver[Record]):
         """Call on the loop. A finalizer calls this, in any thread, at any time."""
         if self.loop is not None and not self.loop.is_closed():
             self.loop.call_soon_threadsafe(call, *args)
+
+    def reclaim(self, slot: Slot[Record], lease: int) -> None:
+        """Take back a lease that was lost. SQLAlchemy has told of it, and closed the connection."""
+        if self.core.reclaim(slot, lease, self.clock()):
+            self.pump()
 
     def set_free(self) -> None:
         """Detach what is lent; have those who only just get a connection go elsewhere."""
