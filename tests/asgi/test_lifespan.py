@@ -12,7 +12,8 @@ from starlette.routing import Route
 
 from poolscope import ConnectFailedError
 from poolscope.asgi import ConnectionPoolMiddleware
-from poolscope.events import ConnectFailed, PoolClosed, PoolOpened
+from poolscope.bus import ROOT
+from poolscope.events import ConnectFailed, ConnectStarted, PoolClosed, PoolOpened
 from tests.asgi.serving import (
     CANARY,
     Server,
@@ -197,7 +198,9 @@ def test_pools_open_and_close_with_the_server_whatever_the_application_knows_of_
         with heard(PoolOpened, PoolClosed) as events:
             server = Server(ConnectionPoolMiddleware(app, database_url=database_in(tmp_path)))
             await server.start()
+            await asyncio.wait({server.lifespan}, timeout=0.02)
             assert [type(event) for event in events] == [PoolOpened]
+            assert not server.lifespan.done()
             await server.stop()
             assert [type(event) for event in events] == [PoolOpened, PoolClosed]
             assert server.said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
@@ -208,7 +211,8 @@ def test_pools_open_and_close_with_the_server_whatever_the_application_knows_of_
 def test_pools_are_closed_when_the_server_cancels_the_lifespan(tmp_path: Path) -> None:
     async def main() -> None:
         with heard(PoolClosed) as events:
-            server = Server(starlette(database_url=database_in(tmp_path)))
+            pools = ConnectionPoolMiddleware(stops_listening, database_url=database_in(tmp_path))
+            server = Server(pools)
             await server.start()
             server.lifespan.cancel()
             await asyncio.wait({server.lifespan})
@@ -269,14 +273,21 @@ def test_a_request_that_gives_up_does_not_take_the_opening_away_from_others(
     run(main())
 
 
-def test_a_shutdown_ends_an_opening_that_is_under_way(tmp_path: Path) -> None:
+def test_a_shutdown_ends_an_opening_that_is_under_way() -> None:
     async def main() -> None:
-        pools = ConnectionPoolMiddleware(database_url=database_in(tmp_path))
-        opening = asyncio.create_task(pools.initialize())
-        await asyncio.sleep(0)
-        await pools.shutdown()
-        await asyncio.wait({opening})
-        assert pools.get_metrics() == {}
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port, patience = silent.getsockname()[1], {"connection_timeout": 60}
+            url = f"postgresql://127.0.0.1:{port}/shop"
+            pools = ConnectionPoolMiddleware(url, connect_timeout=60, **patience)
+            begun = asyncio.Event()
+            with ROOT.subscribe(lambda _: begun.set(), ConnectStarted):
+                opening = asyncio.create_task(pools.initialize())
+                await begun.wait()
+            async with asyncio.timeout(10):
+                await pools.shutdown()
+                await asyncio.wait({opening})
+            assert opening.cancelled()
+            assert pools.get_metrics() == {}
 
     run(main())
 

@@ -216,14 +216,63 @@ def test_two_middlewares_around_one_application_count_once(traced: Traced) -> No
     async def main() -> None:
         async with pool_of("orders") as orders:
             inner = ConnectionPoolMiddleware(raw(lambda _: hold(orders, 2)))
-            outer = ConnectionPoolMiddleware(inner)
+
+            async def between(scope: Any, receive: Any, send: Any) -> None:
+                await hold(orders, 1)
+                await inner(scope, receive, send)
+
+            outer = ConnectionPoolMiddleware(between)
             async with client_of(traced.instrument(outer)) as client:
                 await client.get("/")
             await outer.shutdown()
             await inner.shutdown()
 
     run_virtual(main())
-    assert traced.said() == [{f"{WAIT}.orders": 0, f"{USE}.orders": 2, f"{ACQUIRED}.orders": 1}]
+    assert traced.said() == [{f"{WAIT}.orders": 0, f"{USE}.orders": 3, f"{ACQUIRED}.orders": 2}]
+
+
+def test_a_connection_given_back_by_somebody_else_counts_until_then(traced: Traced) -> None:
+    async def main() -> None:
+        async with pool_of("orders") as orders:
+            borrowed: asyncio.Queue[Any] = asyncio.Queue()
+
+            async def give_back() -> None:
+                connection = await borrowed.get()
+                await asyncio.sleep(1)
+                await orders.release(connection)
+
+            async def handle(_scope: Any) -> None:
+                borrowed.put_nowait(await orders.acquire())
+                await asyncio.sleep(5)
+
+            somebody = asyncio.create_task(give_back())
+            pools = ConnectionPoolMiddleware(raw(handle))
+            async with client_of(traced.instrument(pools)) as client:
+                await client.get("/")
+            await somebody
+            await pools.shutdown()
+
+    run_virtual(main())
+    assert traced.said() == [{f"{WAIT}.orders": 0, f"{USE}.orders": 1, f"{ACQUIRED}.orders": 1}]
+
+
+def test_what_outlasts_an_inner_span_is_told_as_far_as_it_is_known(traced: Traced) -> None:
+    async def main() -> None:
+        async with pool_of("orders") as orders:
+            left = []
+
+            async def handle(_scope: Any) -> None:
+                left.append(asyncio.create_task(hold(orders, 5)))
+                await asyncio.sleep(1)
+
+            pools = ConnectionPoolMiddleware(raw(handle))
+            async with client_of(inside(traced, pools)) as client:
+                await client.get("/")
+            await asyncio.wait(left)
+            await pools.shutdown()
+
+    run_virtual(main())
+    assert traced.said() == [{f"{WAIT}.orders": 0, f"{USE}.orders": 0, f"{ACQUIRED}.orders": 1}]
 
 
 def test_a_request_that_uses_no_pool_says_nothing(traced: Traced) -> None:
