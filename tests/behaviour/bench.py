@@ -1,9 +1,11 @@
 """A pool on scripted connections, for tests in virtual time."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+
+import pytest
 
 from poolscope import ConnectionPool, ConnectionPoolSettings
 from poolscope.events import ConnectionAcquired, Event
@@ -17,6 +19,21 @@ class Driver:
     """Which driver the tests of this folder drive now; a fixture sets it."""
 
     name = "asyncio"
+
+    @classmethod
+    @contextmanager
+    def named(cls, name: str) -> Iterator[str]:
+        """Drive pools by this one for a while."""
+        cls.name = name
+        yield name
+        cls.name = "asyncio"
+
+
+def for_drivers(metafunc: pytest.Metafunc) -> None:
+    """Have a test run for both drivers, or those it is marked to be about."""
+    marker = metafunc.definition.get_closest_marker("driver")
+    names = marker.args if marker else DRIVERS
+    metafunc.parametrize("driver_name", names, indirect=True, scope="function")
 
 
 def make_pool(*args: Any, **kwargs: Any) -> Any:

@@ -4,17 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.behaviour.bench import DRIVERS, Driver
+from tests.behaviour.bench import Driver, for_drivers
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    marker = metafunc.definition.get_closest_marker("driver")
-    names = marker.args if marker else DRIVERS
-    metafunc.parametrize("driver_name", names, indirect=True, scope="function")
+    for_drivers(metafunc)
 
 
 @pytest.fixture(autouse=True)
 def driver_name(request: pytest.FixtureRequest) -> Iterator[str]:
-    Driver.name = request.param
-    yield request.param
-    Driver.name = "asyncio"
+    with Driver.named(request.param) as name:
+        yield name

@@ -196,8 +196,8 @@ def opener(hooks: Mapping[str, str] = FINE) -> Callable[[Victim], Awaitable[None
         stage = Stage(hooks, min_size=2)
         outcome = await play(stage, nothing_open, open_pool, victim, others=0)
         if outcome is not None or victim.felt:
-            # Whoever is struck again, or cannot wait in a cancelled scope, leaves it to the pool. No
-            # thread can be stopped: what it still opens is closed when it comes.
+            # Whoever is struck again, or cannot wait in a cancelled scope, leaves it to the pool.
+            # No thread can be stopped: what it still opens is closed when it comes.
             alone = victim.strikes > 1 or "anyio scope" in victim.kinds
             late = "stubborn" in hooks.values() or Driver.name == "threads"
             await asyncio.sleep(10 if alone or late else 0)

@@ -9,6 +9,21 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from poolscope.telemetry.otel_metrics import observe_pools
 from poolscope.telemetry.otel_spans import PoolTracer, trace_pools
+from tests.behaviour.bench import Driver, for_drivers
+
+BOTH_DRIVERS = {"test_exemplars", "test_otel_spans", "test_span_links"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.module.__name__.rpartition(".")[2] in BOTH_DRIVERS:
+        for_drivers(metafunc)
+
+
+@pytest.fixture(autouse=True)
+def driver_name(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Which driver the pools of a test have, asyncio unless it is tried with both."""
+    with Driver.named(getattr(request, "param", "asyncio")) as name:
+        yield name
 
 
 @pytest.fixture

@@ -223,6 +223,7 @@ def test_a_failed_acquire_is_an_error_with_its_reason_and_no_text(
     assert SOURCE not in facts(failed[0])
 
 
+@pytest.mark.driver("asyncio")
 def test_a_lease_ends_as_an_error_if_it_was_taken_back(
     tracer: PoolTracer, provider: TracerProvider, exporter: InMemorySpanExporter
 ) -> None:
