@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 import pymysql.cursors
 import pytest
 
@@ -198,3 +199,27 @@ def test_a_check_that_waits_for_a_server_that_hangs_is_cut_short(place):
             place.server.resume()
         with pool.connection(timeout=10) as connection:
             assert place.kind.run(connection, "select 42") == 42
+
+
+@pytest.mark.parametrize("kind", parameters(*SYNC_SERVERS[:2]))
+def test_a_connection_closed_under_a_holder_ends_what_it_waits_for(place):
+    sleep = {"postgresql": "select pg_sleep(2)", "mysql": "select sleep(2)"}[place.kind.scheme]
+    before = run(count(place.server))
+    asking, heard = threading.Event(), []
+    pool = create_sync_pool(place.url)
+
+    def hold() -> None:
+        with pool.connection() as connection:
+            asking.set()
+            try:
+                heard.append(place.kind.run(connection, sleep))
+            except Exception as error:
+                heard.append(type(error))
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    asking.wait()
+    pool.close(timeout=0.2)
+    holder.join()
+    assert heard in ([psycopg.OperationalError], [pymysql.err.OperationalError])
+    run(settled(place.server, before))

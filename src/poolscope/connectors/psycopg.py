@@ -10,9 +10,8 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
 from poolscope.connectors import keepalive
-from poolscope.connectors.hang_up import hang_up
 from poolscope.connectors.recipe import Recipe, Unfit
-from poolscope.connectors.sockets import shut_down
+from poolscope.connectors.sockets import hang_up, shut_down
 from poolscope.connectors.urls import Address, refusal
 from poolscope.functions import prompt
 
@@ -76,9 +75,8 @@ def _roll_back(connection: Any) -> None:
 
 def _close(connection: Any) -> None:
     if not connection.lock.acquire(blocking=False):
-        # A thread still waits for a reply, as in a check that took too long. Closing now would
-        # free memory it uses; so have it hear that there is nothing to come.
-        hang_up(connection.fileno)
+        # Its holder waits for a reply. To free now what that thread uses would end the process.
+        hang_up(connection)
         connection.lock.acquire()
     try:
         connection.close()

@@ -6,10 +6,9 @@ from typing import Any
 
 import pymysql
 
-from poolscope.connectors.hang_up import hang_up
 from poolscope.connectors.mysql import parameters, refuse_unread
 from poolscope.connectors.recipe import Recipe
-from poolscope.connectors.sockets import shut_down
+from poolscope.connectors.sockets import hang_up, shut_down
 from poolscope.connectors.urls import Address
 from poolscope.functions import prompt
 
@@ -43,7 +42,5 @@ def _check(connection: Any) -> bool:
 
 def _close(connection: Any) -> None:
     if connection.open:
-        # A thread may still wait for a reply, as in a check that took too long, and closing would
-        # wait for that thread.
-        hang_up(connection._sock.fileno)
+        hang_up(connection)  # or it would wait for its holder, who may wait for the server
         connection.close()
