@@ -3,18 +3,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, use_span
 
 from poolscope import ConnectionPool, ConnectionPoolSettings
 from poolscope.asgi import ConnectionPoolMiddleware
 from poolscope.asgi.types import ASGIApp
 from poolscope.sync_pool import SyncConnectionPool
 from poolscope.testing import Ledger, run_virtual
-from tests.asgi.serving import client_of, raw
+from tests.asgi.serving import client_of, raw, serving
 from tests.support import run
 
 WAIT = "poolscope.request.wait_time"
@@ -33,8 +34,19 @@ class Traced:
 
     def instrument(self, app: ASGIApp) -> ASGIApp:
         async def traced(scope: Any, receive: Any, send: Any) -> None:
-            with self.tracer.start_as_current_span("GET /", kind=SpanKind.SERVER):
-                await app(scope, receive, send)
+            span = self.tracer.start_span("GET /", kind=SpanKind.SERVER)
+
+            async def send_and_end(message: Any) -> None:
+                await send(message)
+                if message["type"] == "http.response.body" and not message.get("more_body"):
+                    span.end()  # as OpenTelemetry's own instrumentation, and FastAPI, do
+
+            try:
+                with use_span(span):
+                    await app(scope, receive, send_and_end)
+            finally:
+                if span.is_recording():
+                    span.end()
 
         return traced
 
@@ -256,23 +268,74 @@ def test_a_connection_given_back_by_somebody_else_counts_until_then(traced: Trac
     assert traced.said() == [{f"{WAIT}.orders": 0, f"{USE}.orders": 1, f"{ACQUIRED}.orders": 1}]
 
 
-def test_what_outlasts_an_inner_span_is_told_as_far_as_it_is_known(traced: Traced) -> None:
+@pytest.mark.parametrize("where", [outside, inside])
+def test_a_request_that_fails_without_an_answer_tells_too(
+    where: Callable[[Traced, ConnectionPoolMiddleware], ASGIApp], traced: Traced
+) -> None:
     async def main() -> None:
         async with pool_of("orders") as orders:
-            left = []
 
             async def handle(_scope: Any) -> None:
-                left.append(asyncio.create_task(hold(orders, 5)))
-                await asyncio.sleep(1)
+                await hold(orders, 2)
+                raise LookupError
 
             pools = ConnectionPoolMiddleware(raw(handle))
-            async with client_of(inside(traced, pools)) as client:
-                await client.get("/")
-            await asyncio.wait(left)
+            async with client_of(where(traced, pools)) as client:
+                with pytest.raises(LookupError):
+                    await client.get("/")
             await pools.shutdown()
 
     run_virtual(main())
-    assert traced.said() == [{f"{WAIT}.orders": 0, f"{USE}.orders": 0, f"{ACQUIRED}.orders": 1}]
+    assert traced.said() == [{f"{WAIT}.orders": 0, f"{USE}.orders": 2, f"{ACQUIRED}.orders": 1}]
+
+
+@pytest.mark.parametrize("where", [outside, inside])
+def test_a_connection_held_longer_than_the_response_counts_to_its_last_piece(
+    where: Callable[[Traced, ConnectionPoolMiddleware], ASGIApp],
+    traced: Traced,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        async with pool_of("orders") as orders:
+
+            async def app(_scope: Any, _receive: Any, send: Any) -> None:
+                async with orders.connection():
+                    await send({"type": "http.response.start", "status": 200, "headers": []})
+                    for more in (True, True, False):
+                        await asyncio.sleep(1)
+                        body = {"body": b"piece", "more_body": more}
+                        await send({"type": "http.response.body", **body})
+                    await asyncio.sleep(9)
+
+            pools = ConnectionPoolMiddleware(app)
+            async with client_of(where(traced, pools)) as client:
+                await client.get("/")
+            await pools.shutdown()
+
+    run_virtual(main())
+    assert traced.said() == [{f"{WAIT}.orders": 0, f"{USE}.orders": 3, f"{ACQUIRED}.orders": 1}]
+    assert caplog.text == ""  # the SDK complains of what is told to a span that has ended
+
+
+def test_the_span_that_fastapi_makes_says_it(traced: Traced) -> None:
+    pytest.importorskip("fastapi.telemetry", reason="older ones make no spans")
+    app = FastAPI(telemetry={"tracer_provider": traced.provider})
+    app.add_middleware(ConnectionPoolMiddleware)
+
+    async def main() -> None:
+        async with pool_of("orders") as orders:
+
+            @app.get("/")
+            async def read() -> None:
+                await hold(orders, 2)
+
+            async with serving(app) as client:
+                await client.get("/")
+
+    run_virtual(main())
+    (said,) = traced.said()
+    assert said[f"{USE}.orders"] == 2
+    assert said[f"{ACQUIRED}.orders"] == 1
 
 
 def test_a_request_that_uses_no_pool_says_nothing(traced: Traced) -> None:

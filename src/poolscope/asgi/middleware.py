@@ -10,14 +10,14 @@ from typing import Any, TypeVar, overload
 from poolscope.asgi.arguments import read_arguments
 from poolscope.asgi.lifespan import Lifespan
 from poolscope.asgi.readiness import Readiness, answer, readiness
-from poolscope.asgi.types import ASGIApp, Receive, Scope, Send
+from poolscope.asgi.types import ASGIApp, Message, Receive, Scope, Send
 from poolscope.connectors import for_asyncio
 from poolscope.errors import PoolError
 from poolscope.faults import classify
 from poolscope.manager import PoolManager
 from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.settings import ConnectionPoolSettings
-from poolscope.telemetry.requests import listen, stop_listening, timed
+from poolscope.telemetry.requests import RequestTimes, listen, stop_listening, timed
 
 T = TypeVar("T")
 
@@ -173,8 +173,8 @@ class ConnectionPoolMiddleware:
             await answer(self.readiness(), scope, send)
         elif kind == "http":
             await self._enter(scope)
-            with timed():
-                await app(scope, receive, send)
+            with timed() as times:
+                await app(scope, receive, send if times is None else telling(times, send))
         else:
             if kind == "websocket":
                 await self._enter(scope)
@@ -242,6 +242,17 @@ class ConnectionPoolMiddleware:
     def print_metrics(self) -> None:
         """Print the metrics of each pool."""
         self.pool_manager.print_metrics()
+
+
+def telling(times: RequestTimes, send: Send) -> Send:
+    """Return what sends messages on, and tells the span before the last: with it the span ends."""
+
+    async def send_on(message: Message) -> None:
+        if message["type"] != "http.response.start" and not message.get("more_body", False):
+            times.tell()
+        await send(message)
+
+    return send_on
 
 
 def explain(error: Exception) -> str:

@@ -3,7 +3,8 @@
 The span of a request is the one that is current when its application begins: that of the
 instrumentation around it, which lasts as long as the request. The span that is current at an
 acquire would be any span of the handler, and a request that acquires in three of them would have
-its times in three pieces. Only when no span is current at the beginning, because the
+its times in three pieces. Instrumentations end that span when the last of the response is sent; so
+it has to be told just before. Only when no span is current at the beginning, because the
 instrumentation is further inside, it is the first recording span in which the request asks for a
 connection; then it is kept up to date, since it ends before the request does.
 
@@ -14,9 +15,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from typing import Any
 
+from opentelemetry.context import get_current
 from opentelemetry.trace import Span, get_current_span
 
 from poolscope import registry
@@ -32,6 +35,7 @@ from poolscope.events import (
 )
 from poolscope.reasons import FailureReason
 from poolscope.telemetry import catalog
+from poolscope.telemetry.spans.rules import SPAN_KEY
 
 Key = tuple[str, int]
 """The pool, and the number of the request to it."""
@@ -73,8 +77,8 @@ class RequestTimes:
         if self._open is None:
             return False
         if self._late and (self.span is None or not self.span.is_recording()):
-            span = get_current_span()
-            if not span.is_recording():
+            span = get_current().get(SPAN_KEY)
+            if not isinstance(span, Span) or not span.is_recording():
                 return False
             self.span = span
         return True
@@ -90,8 +94,6 @@ class RequestTimes:
                 spent = self._of(key)
                 spent.wait += wait
                 spent.acquired += 1
-        if self._late:
-            self._write()
 
     def end(self, key: Key, wait: float = 0.0, use: float = 0.0) -> None:
         """Note that a wait ended without a connection, or that a lease ended."""
@@ -102,35 +104,47 @@ class RequestTimes:
             spent = self._of(key)
             spent.wait += wait
             spent.use += use
-        if self._late:
-            self._write()
+        self._keep_told(key)
+
+    def tell(self) -> None:
+        """Tell the span all there is to tell now, with what has not ended yet."""
+        with self._lock:
+            under_way = list((self._open or {}).items())
+            sums = {pool: (each.wait, each.use) for pool, each in self._spent.items()}
+        for (pool, _), (is_lease, since) in under_way:
+            if (source := registry.find(pool)) is not None:
+                elapsed = max(0.0, source.stats().time - since)  # on the pool's own clock
+                wait, use = sums.get(pool, (0.0, 0.0))
+                sums[pool] = (wait, use + elapsed) if is_lease else (wait + elapsed, use)
+        self._write(sums)
 
     def finish(self) -> None:
-        """Add what has not ended yet, tell the span, and hear no more."""
+        """Tell the span if it still records, and hear no more."""
+        self.tell()
         with self._lock:
             left, self._open = self._open or {}, None
-        for key, (is_lease, since) in left.items():
+        for key in left:
             _owners.pop(key, None)
-            if (source := registry.find(key[0])) is not None:
-                elapsed = max(0.0, source.stats().time - since)  # on the pool's own clock
-                if is_lease:
-                    self._of(key).use += elapsed
-                else:
-                    self._of(key).wait += elapsed
-        self._write()
         self.span = None  # tasks that outlive the request keep its context, not its span
 
     def _of(self, key: Key) -> Spent:
         return self._spent.setdefault(key[0], Spent())
 
-    def _write(self) -> None:
+    def _keep_told(self, key: Key) -> None:
+        """Tell a span that may end at any time."""
+        if self._late:
+            spent = self._of(key)
+            self._write({key[0]: (spent.wait, spent.use)})
+
+    def _write(self, sums: Mapping[str, tuple[float, float]]) -> None:
         span = self.span
         if span is None or not span.is_recording():
             return
-        for pool, spent in list(self._spent.items()):
-            span.set_attribute(f"{catalog.REQUEST_WAIT_TIME}.{pool}", spent.wait)
-            span.set_attribute(f"{catalog.REQUEST_USE_TIME}.{pool}", spent.use)
-            span.set_attribute(f"{catalog.REQUEST_ACQUIRED}.{pool}", spent.acquired)
+        for pool, (wait, use) in sums.items():
+            acquired = self._of((pool, 0)).acquired
+            span.set_attribute(f"{catalog.REQUEST_WAIT_TIME}.{pool}", wait)
+            span.set_attribute(f"{catalog.REQUEST_USE_TIME}.{pool}", use)
+            span.set_attribute(f"{catalog.REQUEST_ACQUIRED}.{pool}", acquired)
 
 
 _times: ContextVar[RequestTimes | None] = ContextVar("poolscope_request_times", default=None)
@@ -148,11 +162,12 @@ class timed:
 
     _token: Token[RequestTimes | None]
 
-    def __enter__(self) -> None:
-        """Find the span."""
+    def __enter__(self) -> RequestTimes | None:
+        """Find the span; return what sums up, if anything does."""
         self._times = _make_times()
         if self._times is not None:
             self._token = _times.set(self._times)
+        return self._times
 
     def __exit__(self, *exc_info: object) -> None:
         """Tell the span."""
