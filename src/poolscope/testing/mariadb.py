@@ -35,6 +35,8 @@ _ACCESS = """
 CREATE DATABASE IF NOT EXISTS {database};
 CREATE USER IF NOT EXISTS '{user}'@'127.0.0.1' IDENTIFIED BY '{password}';
 GRANT ALL ON *.* TO '{user}'@'127.0.0.1' WITH GRANT OPTION;
+CREATE USER IF NOT EXISTS '{user}'@'localhost' IDENTIFIED BY '{password}';
+GRANT ALL ON *.* TO '{user}'@'localhost' WITH GRANT OPTION;
 """
 
 # Where systems put servers that only root is expected to start.

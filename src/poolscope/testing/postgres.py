@@ -30,7 +30,6 @@ _DATABASE = "postgres"
 
 _SETTINGS: dict[str, str | int] = {
     "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",
     # Nothing in this database has to survive the machine.
     "fsync": "off",
     "full_page_writes": "off",
@@ -83,6 +82,11 @@ class PostgresServer(PrivateServer):
         """The same as `url`."""
         return self.url
 
+    @property
+    def socket(self) -> Path:
+        """The folder of its Unix socket, as the option `host` takes it."""
+        return super().socket.parent
+
     def stop(self, mode: ShutdownMode = "fast") -> None:
         """Stop the server and keep its data; `start` brings it back."""
         self._stop(_STOP_SIGNALS[mode], "close the connections to it, or use a stricter mode")
@@ -125,7 +129,8 @@ class PostgresServer(PrivateServer):
         return [self._binaries / "initdb", *data, *access, *plain, *settings]
 
     def _command(self, directory: Path) -> Sequence[str | Path]:
-        return [self._binaries / "postgres", "-D", directory / "data", "-p", str(self.port)]
+        own = ["-p", str(self.port), "-k", directory]
+        return [self._binaries / "postgres", "-D", directory / "data", *own]
 
     def _is_ready(self, directory: Path, pid: int) -> bool:
         """Whether the server's lock file says so: its log may be turned down by `settings`."""

@@ -75,7 +75,8 @@ class RedisServer(PrivateServer):
         return redis.Redis.from_url(self.url, single_connection_client=True, retry=None)
 
     def _prepare(self, directory: Path) -> Sequence[str | Path]:
-        settings = self._settings | {"dir": str(directory), "port": self.port}
+        own = {"dir": str(directory), "port": self.port, "unixsocket": str(self.socket)}
+        settings = self._settings | own
         if self._password:
             settings["requirepass"] = self._password
         lines = [f"{name} {value}\n" for name, value in settings.items()]

@@ -106,6 +106,13 @@ class PrivateServer(ABC):
         """Return the command that runs the server."""
 
     @property
+    def socket(self) -> Path:
+        """The Unix socket it listens at besides; of PostgreSQL, the folder of it."""
+        if self.directory is None:
+            raise ServerError(f"{self._product} has no socket yet; start it")
+        return self.directory / "socket"
+
+    @property
     def is_running(self) -> bool:
         """Whether the server process lives; one that is paused does."""
         return self._process is not None and self._process.poll() is None
