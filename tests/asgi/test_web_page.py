@@ -4,8 +4,6 @@ from typing import Any
 
 import pytest
 
-import poolscope
-from poolscope.asgi import ConnectionPoolMiddleware
 from tests.asgi.serving import serving
 from tests.support import run
 
@@ -16,7 +14,6 @@ def test_the_application_of_the_page_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program, lifespan = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    monkeypatch.setattr(poolscope, "ConnectionPoolMiddleware", ConnectionPoolMiddleware, False)
     monkeypatch.delenv("REDIS_URL", raising=False)
     monkeypatch.delenv("DATABASE_URL", raising=False)
     monkeypatch.chdir(tmp_path)

@@ -2,8 +2,8 @@
 
 1. No clock: `now` is given. 2. No lock, no await, no thread: the driver sees to that.
 3. No user code: `wake` only sets a flag, events wait in the journal until the driver publishes.
-4. All that changes a slot's state is `Places.move`, checked against TRANSITIONS, but for `lend`
-and `lay_down`, the quick ways in and out.
+4. All that changes a slot's state is `Places.move`, checked against TRANSITIONS, but for the
+`quick_ways` in and out.
 5. What `chores` returns the driver must do, and report.
 
 The one exception to "events wait in the journal" is the path that matters most: a request granted
@@ -14,9 +14,9 @@ who has all the fields at hand, publishes these itself (docs/adr/0002).
 from __future__ import annotations
 
 from poolscope.core import verdicts
-from poolscope.core.slot import IDLE, IN_USE, C, Slot
+from poolscope.core.quick_ways import QuickWays
+from poolscope.core.slot import C, Slot
 from poolscope.core.ticket import Ticket
-from poolscope.core.upkeep import Upkeep
 from poolscope.errors import ReleaseError, ValidationFailedError
 from poolscope.events import (
     AcquireFailed,
@@ -33,74 +33,10 @@ from poolscope.events import (
 )
 
 
-class PoolCore(Upkeep[C]):
+class PoolCore(QuickWays[C]):
     """The state of one pool and all that is decided about it: here, what callers ask for."""
 
     # A request: `request`, then `conclude` when the ticket is settled, or `withdraw`
-
-    def lend(self, ticket: Ticket[C], now: float) -> bool:
-        """Make a request, and grant an idle connection at once. False: it was not even made.
-
-        From the first change to the last this calls nothing: only at calls may a signal handler
-        strike or another thread come in, so a caller who is interrupted finds all of it or none.
-        It moves the slot itself, as what lies in `idle` is IDLE.
-        """
-        idle = self._idle
-        if not idle or self.checks_idle:
-            return False  # else nobody waits: an idle connection goes to those in line
-        slot = idle[-1]
-        if slot.expires_at <= now:
-            return False
-        journal = self.journal
-        ticket.requested_at = now
-        ticket.id = slot.lease = journal.sequence + 1
-        ticket.outcome = journal.sequence = journal.sequence + 2
-        slot.state = IN_USE
-        slot.since = now
-        ticket.slot = slot
-        del idle[-1]
-        return True
-
-    def try_out(self, ticket: Ticket[C], now: float, timeout: float) -> bool:
-        """Make a request, and grant an idle connection that is still to be validated.
-
-        False: it was not even made. `vouch`, `reject` or `withdraw` follows. It calls nothing, for
-        the reasons of `lend`.
-        """
-        idle = self._idle
-        if not idle or idle[-1].expires_at <= now:
-            return False
-        slot = idle[-1]
-        ticket.requested_at = now
-        ticket.deadline = now + timeout
-        ticket.round = self.backoff.round
-        ticket.source = AcquireSource.IDLE
-        ticket.error = ticket.waker = None
-        ticket.queued = False
-        ticket.id = slot.lease = self.journal.sequence = self.journal.sequence + 1
-        slot.state = IN_USE
-        slot.since = now
-        self._granted[slot.lease] = ticket
-        ticket.slot = slot
-        del idle[-1]
-        return True
-
-    def vouch(self, ticket: Ticket[C], now: float) -> bool:
-        """Say that what was tried out is good: this is the request's one outcome.
-
-        False: it was taken back meanwhile, because the pool closed. It calls nothing, either.
-        """
-        slot = ticket.slot
-        if slot is None:
-            return False
-        slot.since = now
-        ticket.outcome = self.journal.sequence = self.journal.sequence + 1
-        del self._granted[slot.lease]
-        return True
-
-    def is_pending(self, ticket: Ticket[C]) -> bool:
-        """Tell whether a request that was made has no outcome yet."""
-        return ticket.id in self._granted or ticket.error is not None or ticket.id in self._waiting
 
     def request(self, ticket: Ticket[C], now: float, timeout: float) -> bool:
         """Make a request. True: an idle connection was granted, and the request is over.
@@ -234,24 +170,11 @@ class PoolCore(Upkeep[C]):
         """Close an idle connection that did not pass its validation."""
         self._close(slot, CloseReason.VALIDATION, now)
 
+    def is_pending(self, ticket: Ticket[C]) -> bool:
+        """Tell whether a request that was made has no outcome yet."""
+        return ticket.id in self._granted or ticket.error is not None or ticket.id in self._waiting
+
     # A lease: ends with `release`, `discard`, `detach` or `reclaim`
-
-    def lay_down(self, slot: Slot[C], lease: int, now: float) -> bool:
-        """End a lease and keep its connection idle. False: it takes more, and nothing is done.
-
-        From the first change to the last it calls nothing, for the reasons of `lend`.
-        """
-        idle = self._idle
-        quiet = self._low <= len(idle) < self._keep and not self._waiting
-        if not quiet or slot.lease != lease or slot.expires_at <= now or slot.suspected:
-            return False
-        slot.lease = 0
-        slot.holder = None
-        slot.state = IDLE
-        slot.since = now
-        self.journal.sequence += 1
-        idle += (slot,)
-        return True
 
     def release(self, slot: Slot[C], lease: int, now: float, reset: float = 0.0) -> bool:
         """End a lease. True: the connection is idle, and the caller publishes the release.
