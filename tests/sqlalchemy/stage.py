@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -64,11 +65,11 @@ class Stage:
 
     def replays(self) -> list[Replay]:
         """Return the books of each pool there was."""
-        books: dict[int, list[e.Event]] = {}
+        books: dict[tuple[str, int], list[e.Event]] = {}
+        opened: Counter[str] = Counter()
         for event in self.events:
-            if isinstance(event, e.PoolOpened):
-                books[len(books)] = []
-            books[len(books) - 1].append(event)
+            opened[event.pool] += isinstance(event, e.PoolOpened)
+            books.setdefault((event.pool, opened[event.pool]), []).append(event)
         replays = []
         for pool in books.values():
             replays.append(Replay())

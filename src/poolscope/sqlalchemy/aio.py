@@ -20,7 +20,13 @@ from poolscope.aio.driver import Driver
 from poolscope.aio.lease import Lease
 from poolscope.bus import EventBus
 from poolscope.core.slot import IN_USE, Slot
-from poolscope.events import AcquireSource, CloseReason, ConnectionAcquired, ConnectionRequested
+from poolscope.events import (
+    AcquireSource,
+    CloseReason,
+    ConnectionAcquired,
+    ConnectionReleased,
+    ConnectionRequested,
+)
 from poolscope.functions import terminate
 from poolscope.settings import ConnectionPoolSettings
 from poolscope.sqlalchemy.base import BasePool
@@ -178,15 +184,20 @@ class QuietDriver(Driver[Record]):
     def end(self, slot: Slot[Record], lease: int, reason: CloseReason | None) -> None:
         """End a lease; with a reason its connection is closed."""
         core, now = self.core, self.clock()
-        if slot.lease != lease:
-            return
         use = now - slot.since
-        if reason is not None:
-            core.discard(slot, lease, reason, now)
-        elif core.release(slot, lease, now):
-            self._publish_released(slot, lease, now, use, 0.0)
-            return
-        self.pump(now)
+        if reason is None and core.lay_down(slot, lease, now):
+            fields = self.name, now, core.journal.sequence, lease, slot.connection_id, use, 0.0
+            for hook in self.hooks[ConnectionReleased]:
+                try:
+                    hook(*fields)
+                except BaseException as error:
+                    self.bus.report(hook, ConnectionReleased, error)
+        elif slot.lease == lease:
+            if reason is not None:
+                core.discard(slot, lease, reason, now)
+            elif core.release(slot, lease, now):
+                self._publish_released(slot, lease, now, use, 0.0)
+            self.pump(now)
 
     def later(self, call: Callable[..., object], *args: Any) -> None:
         """Call on the loop. A finalizer calls this, in any thread, at any time."""

@@ -1,95 +1,26 @@
-"""What both pools for SQLAlchemy have in common: one of SQLAlchemy's outside, ours inside."""
+"""How both pools for SQLAlchemy lend connections, and take them back."""
 
 from __future__ import annotations
 
-import math
 import time
 from sys import _getframe
-from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 from sqlalchemy.exc import DisconnectionError, InvalidatePoolError, InvalidRequestError
 from sqlalchemy.pool import PoolProxiedConnection
 
-from poolscope import errors, registry
-from poolscope.bus import ROOT, EventBus
+from poolscope import errors
 from poolscope.events import CloseReason
-from poolscope.metrics import ConnectionPoolMetrics
-from poolscope.settings import ConnectionPoolSettings
-from poolscope.sqlalchemy import naming
 from poolscope.sqlalchemy.errors import PoolTimeoutError
-from poolscope.sqlalchemy.records import Fairy, Owner, Record
-from poolscope.stats import PoolStats
+from poolscope.sqlalchemy.facade import Facade
+from poolscope.sqlalchemy.records import Fairy, Record
 
 CHECKOUTS = 2
 """Connections that listeners of "checkout" may refuse before the caller is told."""
-FIRST_LIMIT = 16
-"""Where the limit of a pool begins that has none: it doubles whenever it is reached."""
-SHORTEST_LIFE = 1e-6
-"""Seconds. What `pool_recycle=0` means: each connection serves once."""
 
 
-class BasePool(Owner):
-    """Turns what SQLAlchemy asks of a pool into requests, leases and their ends.
-
-    The pool inside is made with the first connection, and ends with `dispose()`; if this one is
-    used again, another is made.
-    """
-
-    _driver: Any = None
-    """What drives the pool inside, while there is one."""
-
-    def __init__(
-        self,
-        creator: Any,
-        pool_size: int = 5,
-        max_overflow: int = 10,
-        timeout: float | None = 30.0,
-        use_lifo: bool = False,
-        name: str | None = None,
-        min_size: int = 0,
-        max_waiting: int | None = None,
-        idle_timeout: float = math.inf,
-        leak_threshold: float | None = 60.0,
-        lifetime_jitter: float = 0.1,
-        connect_timeout: float = 30.0,
-        validate_timeout: float = 5.0,
-        close_timeout: float = 5.0,
-        **options: Any,
-    ) -> None:
-        """Make a pool, as `create_engine` does; docs/sqlalchemy.md explains the arguments.
-
-        Raises:
-            ValueError: an argument cannot be what it should be.
-        """
-        super().__init__(creator, **options)
-        self._pool_size = pool_size
-        self._max_overflow = -1 if pool_size == 0 else max_overflow
-        self._timeout = timeout
-        self._use_lifo = use_lifo
-        self.left_infos = []
-        self._bus = EventBus(ROOT)
-        self._metrics = ConnectionPoolMetrics()
-        unlimited = self._max_overflow < 0
-        limit = max(FIRST_LIMIT, 2 * pool_size) if unlimited else pool_size + max_overflow
-        self._settings = ConnectionPoolSettings(
-            name=name or self._orig_logging_name,
-            min_size=min_size,
-            max_size=max(1, min_size, limit),
-            max_idle=pool_size or 2**31,
-            max_lifetime=math.inf if self._recycle < 0 else self._recycle or SHORTEST_LIFE,
-            acquire_timeout=math.inf if timeout is None else timeout,
-            idle_timeout=idle_timeout,
-            retry_limit=0,
-            retry_delay=0.0,
-            max_waiting=max_waiting,
-            max_connecting=2**31,
-            connect_timeout=connect_timeout,
-            validate_timeout=validate_timeout,
-            close_timeout=close_timeout,
-            lifetime_jitter=lifetime_jitter,
-            leak_threshold=leak_threshold,
-        )
+class BasePool(Facade):
+    """Turns what SQLAlchemy asks of a pool into requests, leases and their ends."""
 
     # Lending
 
@@ -166,6 +97,8 @@ class BasePool(Owner):
                 continue
             if verdict is not None:
                 raise verdict  # outside the handler, so that it does not show as part of itself
+            if self._heir is not None:
+                return self._heir._do_get()
 
     def _verdict(self, driver: Any, error: errors.PoolError) -> BaseException | None:
         """Return what SQLAlchemy's callers expect; None if they should ask again."""
@@ -244,10 +177,6 @@ class BasePool(Owner):
 
     # What the two kinds of pool do each in its own way
 
-    def _start(self, settings: ConnectionPoolSettings) -> Any:
-        """Return a new driver with these settings."""
-        raise NotImplementedError
-
     def _borrow(self, driver: Any) -> Record:
         """Acquire a connection, and note its place and lease in the record."""
         raise NotImplementedError
@@ -263,104 +192,3 @@ class BasePool(Owner):
     def _drain(self, driver: Any) -> None:
         """Close what is idle now, and what is lent when it comes back."""
         raise NotImplementedError
-
-    def _end(self, driver: Any) -> None:
-        """Let go of what is lent, and close the pool inside."""
-        raise NotImplementedError
-
-    # Beginning and end
-
-    def _open(self, frame: FrameType | None = None) -> Any:
-        settings, url = self._settings, naming.address(self, frame)
-        if url is not None:
-            settings.target = target = naming.target(url)
-            settings.name = settings.name or naming.name(url, target)
-        driver = self._start(settings)
-        # Who finds room gets a connection, however little patience those have who have to wait.
-        driver.patience = max(driver.timeout, settings.connect_timeout)
-        self._driver = driver
-        return driver
-
-    def recreate(self) -> Self:
-        """Return a new pool like this one; after `dispose()` it goes on where this one ended."""
-        self.logger.info("Pool recreating")
-        pool = self.__class__(
-            self._creator,
-            pool_size=self._pool_size,
-            max_overflow=self._max_overflow,
-            timeout=self._timeout,
-            use_lifo=self._use_lifo,
-            recycle=self._recycle,
-            pre_ping=self._pre_ping,
-            echo=self.echo,
-            logging_name=self._orig_logging_name,
-            reset_on_return=self._reset_on_return,
-            dialect=self._dialect,
-            _dispatch=self.dispatch,
-        )
-        pool._settings, pool._bus, driver = self._settings, self._bus, self._driver
-        if driver is None:
-            pool._metrics = self._metrics
-        elif driver._forked:
-            registry.release(driver.name, driver)
-        return pool
-
-    def dispose(self) -> None:
-        """Close the pool inside. What is lent stays usable, and is closed when it is given back.
-
-        There is room for others at once: what is lent counts no more, as if it were detached.
-        """
-        driver, self._driver = self._driver, None
-        if driver is not None:
-            self._end(driver)
-        self.logger.info("Pool disposed. %s", self.status())
-
-    # Looking
-
-    @property
-    def bus(self) -> EventBus:
-        """Return the bus on which this pool, and those that come after it, tell what happens."""
-        return self._bus
-
-    def get_metrics(self) -> ConnectionPoolMetrics:
-        """Return what was counted. Safe from any thread."""
-        return self._metrics
-
-    def stats(self) -> PoolStats | None:
-        """Return all levels in one consistent snapshot; None before the first connection.
-
-        Safe from any thread.
-        """
-        driver = self._driver
-        return driver.stats() if driver is not None else None
-
-    def status(self) -> str:
-        """Return size, idle connections, overflow and connections in use as a sentence."""
-        return (
-            f"Pool size: {self.size()}  Connections in pool: {self.checkedin()} "
-            f"Current Overflow: {self.overflow()} Current Checked out connections: "
-            f"{self.checkedout()}"
-        )
-
-    def size(self) -> int:
-        """Return `pool_size`: how many idle connections are kept."""
-        return self._pool_size
-
-    def timeout(self) -> float | None:
-        """Return `pool_timeout`, in seconds."""
-        return self._timeout
-
-    def checkedin(self) -> int:
-        """Return how many connections are idle."""
-        stats = self.stats()
-        return stats.idle if stats else 0
-
-    def checkedout(self) -> int:
-        """Return how many connections are in use."""
-        stats = self.stats()
-        return stats.in_use if stats else 0
-
-    def overflow(self) -> int:
-        """Return how many connections there are beyond `pool_size`; below, it is negative."""
-        stats = self.stats()
-        return (stats.size if stats else 0) - self._pool_size if self._pool_size else 0

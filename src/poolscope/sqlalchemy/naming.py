@@ -11,16 +11,21 @@ from sqlalchemy.pool import Pool
 from poolscope.connectors import urls
 from poolscope.target import Target
 
+_ASKS = Engine.raw_connection.__code__
+"""What calls a pool for an engine. Of other frames the locals are left alone: looking at them
+would keep them alive."""
+
 
 def address(pool: Pool, frame: FrameType | None) -> URL | None:
     """Return the URL of the engine which asks a pool for a connection in this frame.
 
     An engine knows its pool, a pool does not know its engine; only the call leads back.
     """
-    caller = frame.f_locals.get("self") if frame is not None else None
-    if isinstance(caller, Engine) and caller.pool is pool and isinstance(caller.url, URL):
-        return caller.url
-    return None  # asked without an engine, or by one that a test made up
+    if frame is None or frame.f_code is not _ASKS:
+        return None
+    engine: Engine = frame.f_locals["self"]
+    # Tests may have made up the URL.
+    return engine.url if engine.pool is pool and isinstance(engine.url, URL) else None
 
 
 def target(url: URL) -> Target:

@@ -49,6 +49,7 @@ class ObservedPool(BasePool):
         loan = Loan()
         loan.slot = None
         loan.stage = UNTOLD
+        loan.told = 0
         loan.driver = driver
         record = loan.take()
         slot: Any = loan.slot
@@ -96,7 +97,7 @@ class Loan(SyncLease[Record]):
             with driver.lock:
                 lent = not driver.deciding and driver.core.lend(self, now)
             if lent:
-                self.tell()
+                self.tell(now, self.slot.connection_id)  # type: ignore[union-attr]
                 return self.slot.connection  # type: ignore[union-attr, return-value]
         except BaseException as error:
             driver.forsake(self, error)
