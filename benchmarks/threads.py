@@ -63,6 +63,7 @@ def contest(when: str, hold: float) -> Contest:
         ours=contestants.OURS,
         longest_wait=3.0,
         noise=contestants.PSYCOPG,
+        turns_are_exact=False,
     )
 
 
