@@ -6,6 +6,8 @@ VENV ?= .venv
 PYTHONS ?= 3.11 3.12 3.13 3.14
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+EXAMPLE ?= fastapi
+EXAMPLE_ARGS ?=
 BENCH_ARGS ?=
 
 python := $(VENV)/bin/python
@@ -14,14 +16,17 @@ installed := $(VENV)/.installed
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt docs bench lock stack-tools test-all clean
+.PHONY: help demo example test check fmt docs bench lock stack-tools test-all clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo 'Variables: PYTHON=$(PYTHON) PYTHONS="$(PYTHONS)" PYTEST_ARGS DEMO_ARGS BENCH_ARGS'
+	@echo 'Variables: PYTHON=$(PYTHON) PYTHONS="$(PYTHONS)" PYTEST_ARGS DEMO_ARGS EXAMPLE EXAMPLE_ARGS BENCH_ARGS'
 
 demo: $(installed) ## Watch a pool at work on a real PostgreSQL
 	@$(python) -m poolscope demo $(DEMO_ARGS)
+
+example: $(installed) ## Serve an example, EXAMPLE=fastapi, flask or starlette
+	@$(python) -m examples $(EXAMPLE) $(EXAMPLE_ARGS)
 
 test: $(installed) ## Run all tests, real PostgreSQL included
 	@$(python) -m pytest $(PYTEST_ARGS)

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         signal.signal(number, _leave)
     try:
         with ExitStack() as stack:
-            listener = stack.enter_context(socket.create_server((options.host, options.port)))
+            listener = stack.enter_context(_listen(options.host, options.port))
             for variable in NEEDS[options.example]:
                 if not os.environ.get(variable):
                     print(f"no {variable}: starting a private server", flush=True)
@@ -46,9 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _serve(example, listener)
     except ServerError as error:
         sys.exit(f"examples: {error}")
-    except OSError as error:
-        where = f"{options.host}:{options.port}"
-        sys.exit(f"examples: cannot listen on {where} ({error.strerror}); choose another --port")
     except ModuleNotFoundError as error:
         sys.exit(f"examples: {error.name} is not installed; pip install 'poolscope[examples]'")
 
@@ -59,6 +56,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default=os.environ.get("HOST", "127.0.0.1"))
     parser.add_argument("--port", type=int, default=os.environ.get("PORT", "0"), help="0 for any")
     return parser.parse_args(arguments)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port))
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        sys.exit(f"examples: cannot listen on {host}:{port} ({why}); choose another --port")
 
 
 def _serve(example: ModuleType, listener: socket.socket) -> None:

@@ -17,7 +17,7 @@ from opentelemetry import trace
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Row, func, make_url, select, text
+from sqlalchemy import func, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -39,7 +39,7 @@ engine = create_async_engine(
     pool_timeout=float(os.environ.get("POOL_TIMEOUT", "2")),
     max_waiting=100,
     pool_pre_ping=True,
-    leak_threshold=10,
+    leak_threshold=float(os.environ.get("LEAK_THRESHOLD", "10")),
     connect_args={"server_settings": {"application_name": NAME}},
 )
 sessions = async_sessionmaker(engine, expire_on_commit=False)
@@ -97,9 +97,7 @@ leaked: list[AsyncSession] = []
 
 
 @app.middleware("http")
-async def traced(
-    request: Request, call_next: Callable[[Request], Awaitable[Response]]
-) -> Response:
+async def traced(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
     """Give the spans of the pool a parent; an instrumentation of FastAPI would do it as well."""
     with tracer.start_as_current_span(f"{request.method} {request.url.path}"):
         return await call_next(request)
@@ -148,8 +146,7 @@ async def report(
     """Return what was ordered of each item, by a query as slow as was asked for."""
     await session.execute(select(func.pg_sleep(seconds)))
     sums = select(Order.item, func.sum(Order.quantity)).group_by(Order.item)
-    rows: list[Row[tuple[str, int]]] = list(await session.execute(sums))
-    return {item: total for item, total in rows}
+    return dict((await session.execute(sums)).tuples().all())
 
 
 @app.post("/leak", status_code=204)

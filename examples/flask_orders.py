@@ -119,7 +119,7 @@ def report() -> Response:
     sums = select(Order.item, func.sum(Order.quantity)).group_by(Order.item)
     with sessions() as session:
         session.execute(select(func.pg_sleep(seconds)))
-        return jsonify({item: total for item, total in session.execute(sums)})
+        return jsonify(dict(session.execute(sums).tuples().all()))
 
 
 @app.get("/healthz")
