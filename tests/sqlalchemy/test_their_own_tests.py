@@ -98,14 +98,14 @@ def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def failures(run: "subprocess.Popen[str]") -> tuple[set[str], str]:
-    output, _ = run.communicate(timeout=100)
+    output, _ = run.communicate(timeout=200)
     assert re.search(r"^\d+ failed, \d+ passed", output, re.M), output
     found = re.findall(r"^(?:FAILED|ERROR) test/\w+/(\S+)", output, re.M)
     return {re.sub(r"_sqlite\+aiosqlite_\w+(?=::)", "", name) for name in found}, output
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_their_tests_of_queue_pool_hold_for_ours(their_tests: Path, tmp_path: Path) -> None:
     pool, reconnect = "test/engine/test_pool.py", "test/engine/test_reconnect.py"
     url = f"sqlite+aiosqlite:///{tmp_path}/their.db"

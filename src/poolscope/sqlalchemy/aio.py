@@ -56,7 +56,7 @@ class AsyncObservedPool(BasePool):
 
         connector: Connector[Record] = Connector(connect, None, close)
         bus = EventBus(self._bus)
-        driver = QuietDriver(settings, connector, bus, time.monotonic, self._metrics)
+        driver = QuietDriver(settings, connector, bus, time.monotonic, self.get_metrics())
         driver.greenlet = greenlet.getcurrent
         return driver
 

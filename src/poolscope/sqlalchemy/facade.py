@@ -29,6 +29,7 @@ class Facade(Owner):
 
     _driver: Any = None
     """What drives the pool inside, while there is one."""
+    _metrics: ConnectionPoolMetrics | None = None
     _disposed = False
     _heir: Self | None = None
     """The pool made after this one was disposed of."""
@@ -63,7 +64,6 @@ class Facade(Owner):
         self._use_lifo = use_lifo
         self.left_infos = []
         self._bus = EventBus(ROOT)
-        self._metrics = ConnectionPoolMetrics()
         unlimited = self._max_overflow < 0
         limit = max(FIRST_LIMIT, 2 * pool_size) if unlimited else pool_size + max_overflow
         self._settings = ConnectionPoolSettings(
@@ -146,8 +146,11 @@ class Facade(Owner):
         return self._bus
 
     def get_metrics(self) -> ConnectionPoolMetrics:
-        """Return what was counted. Safe from any thread."""
-        return self._metrics
+        """Return what was counted, before the last `dispose()` too. Safe from any thread."""
+        with registry.naming:
+            if self._metrics is None:
+                self._metrics = ConnectionPoolMetrics()
+            return self._metrics
 
     def stats(self) -> PoolStats | None:
         """Return all levels in one consistent snapshot; None before the first connection.

@@ -38,7 +38,7 @@ class ObservedPool(BasePool):
             functions,
             EventBus(self._bus),
             time.monotonic,
-            self._metrics,
+            self.get_metrics(),
             system=SYSTEM,
             inline=True,
         )
