@@ -18,10 +18,11 @@ from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import func, make_url, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from poolscope.asgi import ConnectionPoolMiddleware
 from poolscope.errors import PoolError
 from poolscope.sqlalchemy import AsyncObservedPool
 from poolscope.telemetry.logs import log_pools
@@ -93,6 +94,8 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(title="Orders", lifespan=lifespan)
+# It has no pools of its own here; it tells each request's span what the request waited for.
+app.add_middleware(ConnectionPoolMiddleware)
 leaked: list[AsyncSession] = []
 
 
@@ -108,8 +111,8 @@ async def traced(request: Request, call_next: Callable[[Request], Awaitable[Resp
 @app.exception_handler(OSError)
 async def unavailable(_: Request, error: Exception) -> JSONResponse:
     """Answer 503 in the pool's own words; those of a driver may hold secrets."""
-    if isinstance(error, DBAPIError) and not error.connection_invalidated:
-        raise error
+    if isinstance(error, DataError | IntegrityError | ProgrammingError):
+        raise error  # a bug of this service
     said = str(error) if isinstance(error, PoolError) else "the database cannot be reached"
     return JSONResponse({"detail": said}, 503, {"Retry-After": "1"})
 

