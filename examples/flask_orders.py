@@ -8,7 +8,7 @@
 
 import atexit
 import os
-from typing import Any
+from typing import Any, cast
 
 from flask import Flask, Response, jsonify, request
 from prometheus_client import REGISTRY
@@ -124,7 +124,7 @@ def report() -> Response:
 @app.get("/healthz")
 def healthz() -> Response:
     """Tell whether to send requests here; a saturated pool works, so it is ready."""
-    stats = engine.pool.stats()
+    stats = cast(ObservedPool, engine.pool).stats()
     if stats is None or stats.in_use < stats.max_size:
         with engine.connect():  # the pre-ping asks the database
             pass

@@ -174,6 +174,9 @@ def test_one_command_needs_nothing_else_sends_what_it_is_asked_for_and_leaves_no
         assert service.process.returncode == 0, service.output
         assert '"service.name": "shop"' in service.output
         assert '"db.client.connection.wait_time"' in service.output
+        if example == "fastapi":  # the one of these frameworks that has spans of its own
+            assert '"name": "pool.acquire"' in service.output
+            assert '"poolscope.request.acquired.orders": 1' in service.output
     assert not set(commands(children)) & set(children.values())
 
 
