@@ -68,7 +68,9 @@ class AsyncObservedPool(BasePool):
         loan.driver = driver
         record = loan.take()
         slot: Any = loan.slot
-        record.driver, record.slot, record.lease = driver, slot, loan.id
+        if not record.lease:
+            record.driver, record.slot = driver, slot
+        record.lease = loan.id
         slot.site, slot.instruction = place(asker())
         outer = driver.greenlet().parent
         if slot.site is None and outer is not None:

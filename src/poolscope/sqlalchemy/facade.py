@@ -64,26 +64,35 @@ class Facade(Owner):
         self._use_lifo = use_lifo
         self.left_infos = []
         self._bus = EventBus(ROOT)
-        unlimited = self._max_overflow < 0
-        limit = max(FIRST_LIMIT, 2 * pool_size) if unlimited else pool_size + max_overflow
         self._settings = ConnectionPoolSettings(
             name=name or self._orig_logging_name,
             min_size=min_size,
-            max_size=max(1, min_size, limit),
-            max_idle=pool_size or 2**31,
-            max_lifetime=math.inf if self._recycle < 0 else self._recycle or SHORTEST_LIFE,
-            acquire_timeout=math.inf if timeout is None else timeout,
-            idle_timeout=idle_timeout,
-            retry_limit=0,
-            retry_delay=0.0,
+            max_size=max(1, min_size, self._limit()),
             max_waiting=max_waiting,
-            max_connecting=2**31,
+            idle_timeout=idle_timeout,
             connect_timeout=connect_timeout,
             validate_timeout=validate_timeout,
             close_timeout=close_timeout,
             lifetime_jitter=lifetime_jitter,
             leak_threshold=leak_threshold,
+            **self._mapped(),
         )
+
+    def _limit(self) -> int:
+        if self._max_overflow < 0:
+            return max(FIRST_LIMIT, 2 * self._pool_size)
+        return self._pool_size + self._max_overflow
+
+    def _mapped(self) -> dict[str, Any]:
+        """Return the settings which follow from SQLAlchemy's arguments alone."""
+        return {
+            "max_idle": self._pool_size or 2**31,
+            "max_lifetime": math.inf if self._recycle < 0 else self._recycle or SHORTEST_LIFE,
+            "acquire_timeout": math.inf if self._timeout is None else self._timeout,
+            "max_connecting": 2**31,
+            "retry_limit": 0,
+            "retry_delay": 0.0,
+        }
 
     # Beginning and end
 

@@ -48,9 +48,9 @@ class Record(_ConnectionRecord):
     owner: Owner
     """The pool of SQLAlchemy's it belongs to."""
     driver: Any
-    """What drives the pool inside that lent it."""
+    """What drives the pool inside it is of; set when it is lent first."""
     slot: Slot[Record]
-    """Its place in that pool."""
+    """Its place in that pool; set when it is lent first."""
     lease: int
     """The present lease, if it still is that of the slot; 0 before the first."""
     ending: CloseReason | None

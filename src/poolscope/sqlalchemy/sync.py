@@ -53,17 +53,24 @@ class ObservedPool(BasePool):
         loan.driver = driver
         record = loan.take()
         slot: Any = loan.slot
-        record.driver, record.slot, record.lease = driver, slot, loan.id
+        if not record.lease:
+            record.driver, record.slot = driver, slot
+        record.lease = loan.id
         slot.holder = get_ident()
         slot.site, slot.instruction = place(asker())
         loan.slot = None  # the record is given back, not the loan
         return record
 
-    def _give_back(self, record: Record, reason: CloseReason | None) -> None:
-        if reason is None:
-            record.driver.give_back(record.slot, record.lease)
+    def _do_return_conn(self, record: Any) -> None:
+        if record.dbapi_connection is None or record.ending or record.slot.lease != record.lease:
+            self._end_otherwise(record)
         else:
-            record.driver.end(record.slot, record.lease, reason, 0.0)
+            record.driver.give_back(record.slot, record.lease)
+
+    _return_conn = _do_return_conn
+
+    def _give_back(self, record: Record, reason: CloseReason | None) -> None:
+        record.driver.end(record.slot, record.lease, reason, 0.0)
 
     def _let_go(self, record: Record) -> None:
         record.driver.decide(partial(record.driver.core.detach, record.slot))
