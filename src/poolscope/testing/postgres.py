@@ -129,7 +129,7 @@ class PostgresServer(PrivateServer):
         return [self._binaries / "initdb", *data, *access, *plain, *settings]
 
     def _command(self, directory: Path) -> Sequence[str | Path]:
-        own = ["-p", str(self.port), "-k", directory]
+        own: list[str | Path] = ["-p", str(self.port), "-k", directory]
         return [self._binaries / "postgres", "-D", directory / "data", *own]
 
     def _is_ready(self, directory: Path, pid: int) -> bool:

@@ -26,6 +26,9 @@ USER = "poolscope"
 # while the server restarts could otherwise be given the server's own port, and block it.
 _PORTS = range(10_000, 32_768)
 
+# Until all threads of a process have stopped: a signal sent is not yet a signal heard.
+_STOPPED = os.WSTOPPED | os.WEXITED | os.WNOWAIT
+
 # Tells the cleaner whom to end, before there is anything to end.
 _LAUNCHER = 'echo $$ >"$0/pid" && exec "$@"'
 
@@ -242,6 +245,8 @@ class PrivateServer(ABC):
             return
         # A stopped server makes no more children while they are counted.
         self._process.send_signal(signal.SIGSTOP)
+        with suppress(ChildProcessError):  # it has ended
+            os.waitid(os.P_PID, self._process.pid, _STOPPED)
         for child in _children(self._process.pid) if self.is_running else ():
             with suppress(ProcessLookupError):
                 os.kill(child, which)
