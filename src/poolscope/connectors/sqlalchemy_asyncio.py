@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from importlib import import_module
+from traceback import clear_frames
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine
@@ -31,7 +32,12 @@ def _on_the_loop(address: Address, engine: AsyncEngine) -> Recipe:
     import_module("greenlet")  # SQLAlchemy would miss it only later
 
     async def connect() -> AsyncConnection:
-        return await engine.connect()
+        try:
+            return await engine.connect()
+        except BaseException as error:
+            # They may hold a socket, which psycopg closes when it is forgotten: do that now.
+            clear_frames(error.__traceback__)
+            raise
 
     return address.recipe(connect, _check, _reset, _close)
 
