@@ -82,7 +82,7 @@ class Visit:
 
     def assert_left_nothing(self) -> None:
         commands = self.commands.values()
-        places = {match[1] for c in commands if (match := re.search(r"(/\S*poolscope-pg-\w+)", c))}
+        places = {match[1] for c in commands if (match := re.search(r"(/\S*poolscope-\w+)", c))}
         assert places, f"the server was never seen: {self.commands}"
         assert [place for place in places if Path(place).exists()] == []
         now = processes()
