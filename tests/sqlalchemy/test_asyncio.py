@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from poolscope import events as e
 from poolscope import registry
@@ -116,20 +116,40 @@ def test_an_engine_used_on_two_loops_at_a_time_is_refused_with_the_remedy(sqlite
         run(main())
 
 
-def borrow_once(pool: AsyncObservedPool) -> None:
-    pool.connect().close()
-
-
 def test_a_pool_that_is_lost_says_nothing_and_gives_its_name_back() -> None:
     async def main() -> None:
         pool = AsyncObservedPool(Mock, name="lost")
-        await greenlet_spawn(borrow_once, pool)
+        lent = await greenlet_spawn(pool.connect)
+        await greenlet_spawn(lent.close)
         assert registry.find("lost") is not None
-        del pool
+        del pool, lent
         gc.collect()
         assert registry.find("lost") is None
 
     run(main())
+
+
+def test_each_task_that_cannot_connect_is_told_by_its_own_attempt() -> None:
+    attempts: list[object] = []
+
+    def connect() -> Mock:
+        attempts.append(None)
+        await_only(asyncio.sleep(0.01))
+        if len(attempts) == 1:
+            return Mock()
+        raise ConnectionRefusedError
+
+    async def main() -> None:
+        pool = AsyncObservedPool(connect, pool_size=1, max_overflow=9)
+        lent = await greenlet_spawn(pool.connect)
+        asking = (greenlet_spawn(pool.connect) for _ in range(5))
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        assert [type(each) for each in answers] == [ConnectionRefusedError] * 5
+        await greenlet_spawn(lent.close)
+        await greenlet_spawn(pool.dispose)
+
+    run(main())
+    assert len(attempts) == 6
 
 
 @pytest.mark.servers

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -133,30 +134,25 @@ def test_connections_are_opened_and_closed_in_the_thread_that_asks(sqlite: Stage
     assert threads == [threading.get_ident()] * 4
 
 
-def test_each_thread_that_cannot_connect_gets_an_error_while_others_hold_connections() -> None:
-    failing = threading.Event()
-
-    class Refusal(Exception):
-        pass
+def test_each_thread_that_cannot_connect_is_told_by_its_own_attempt() -> None:
+    together = threading.Barrier(5)
+    attempts = count()
 
     def connect() -> Any:
-        if failing.is_set():
-            raise Refusal
-        return Connection()
+        if next(attempts) == 0:
+            return Connection()
+        together.wait(5)
+        raise ConnectionRefusedError
 
     pool = ObservedPool(connect, pool_size=1, max_overflow=9)
-    errors: list[BaseException] = []
 
     def ask() -> None:
-        try:
+        with pytest.raises(ConnectionRefusedError):
             pool.connect()
-        except Refusal as refusal:
-            errors.append(refusal)
 
     with pool.connect():
-        failing.set()
         in_threads(*[ask] * 5)
-    assert len(errors) == 5
+    assert next(attempts) == 6
     pool.dispose()
 
 

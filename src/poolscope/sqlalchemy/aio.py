@@ -201,6 +201,11 @@ class QuietDriver(Driver[Record]):
                 self._publish_released(slot, lease, now, use, 0.0)
             self.pump(now)
 
+    def _connect_ended(self, core: Any, slot: Slot[Record], task: Any) -> None:
+        # Nothing is tried again here, so each failure is news, and somebody's answer.
+        slot.round = core.backoff.round
+        super()._connect_ended(core, slot, task)
+
     def later(self, call: Callable[..., object], *args: Any) -> None:
         """Call on the loop. A finalizer calls this, in any thread, at any time."""
         if self.loop is not None and not self.loop.is_closed():

@@ -32,7 +32,7 @@ class BasePool(Facade):
             The driver's own error: it could not connect.
         """
         if self._driver is None:
-            self._open(_getframe(1))
+            self._open(_getframe().f_back)
         refused = 0
         while refused < CHECKOUTS:
             record = self._do_get()

@@ -9,7 +9,7 @@ from threading import get_ident
 from typing import Any
 
 from poolscope.bus import EventBus
-from poolscope.core.slot import IN_USE
+from poolscope.core.slot import IN_USE, Slot
 from poolscope.events import CloseReason
 from poolscope.functions import Functions
 from poolscope.settings import ConnectionPoolSettings
@@ -118,6 +118,11 @@ class QuietDriver(Driver[Record]):
 
     patience: float
     """How long a request may take that finds room for a connection, in seconds."""
+
+    def _connect_ended(self, slot: Slot[Record], call: Any, now: float) -> None:
+        # Nothing is tried again here, so each failure is news, and somebody's answer.
+        slot.round = self.core.backoff.round
+        super()._connect_ended(slot, call, now)
 
     def grow(self, now: float) -> None:
         """Raise the limit, if it is reached."""
