@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic
 
 from poolscope.core.slot import C, Slot
 from poolscope.core.ticket import Ticket
-from poolscope.errors import PoolError, ReleaseError
+from poolscope.errors import PoolError
 from poolscope.events import (
     AcquireSource,
     ConnectionAcquired,
@@ -57,7 +57,8 @@ class Lease(Ticket[C], Generic[C]):
         timeout, self.timeout = self.timeout, None
         if timeout is None:
             raise PoolError("a lease can be entered once; call pool.connection() for another")
-        if driver.core.request(self, now, timeout):
+        core = driver.core
+        if core.lend(self, now) or core.request(self, now, timeout):
             slot: Slot[C] = self.slot  # type: ignore[assignment]
             requested, acquired = driver.bus.request_hooks
             if requested:
@@ -109,11 +110,10 @@ class Lease(Ticket[C], Generic[C]):
             return
         now = driver.clock()
         use = now - slot.since
-        try:
-            if not driver.core.release(slot, self.id, now):
+        if not driver.core.lay_down(slot, self.id, now):
+            if slot.lease == self.id:
+                driver.core.release(slot, self.id, now)
                 driver.pump(now)
-                return
-        except ReleaseError:
             return
         sequence, id_, pool = driver.core.journal.sequence, self.id, driver.name
         connection_id = slot.connection_id
