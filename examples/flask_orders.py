@@ -1,9 +1,9 @@
 """Orders over HTTP: Flask, SQLAlchemy's engine on psycopg, and our pool beneath it.
 
-    DATABASE_URL=postgresql://user:password@host/shop waitress-serve examples.flask_orders:app
+    DATABASE_URL=postgresql://user:password@host/shop \
+        gunicorn --worker-class gthread --threads 16 examples.flask_orders:app
 
-`python -m examples flask` serves it with a PostgreSQL of its own. gunicorn serves it as well:
-`gunicorn --worker-class gthread --threads 16 examples.flask_orders:app`.
+`python -m examples flask` serves it by waitress, with a PostgreSQL of its own.
 """
 
 import atexit
