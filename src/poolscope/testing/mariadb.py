@@ -44,7 +44,7 @@ _FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin
 
 _CLIENTS = """
 select id, substring_index(host, ':', -1) from information_schema.processlist
-where host like '%:%' and id <> connection_id()
+where host like '%:%'
 """
 
 _NO_SUCH_THREAD = 1094
@@ -83,10 +83,11 @@ class MariadbServer(PrivateServer):
         return {"host": "127.0.0.1", "port": self.port, **access}
 
     def clients(self) -> list[Client]:
-        """Ask the server for its connections, without the one that asks."""
+        """Ask the server for its connections, without those by which this object asks."""
         with self._connect() as asking, asking.cursor() as cursor:
             cursor.execute(_CLIENTS)
-            return [Client(int(number), int(port)) for number, port in cursor.fetchall()]
+            found = [Client(int(number), int(port)) for number, port in cursor.fetchall()]
+        return self._without_askers(found)
 
     def disconnect(self, *ids: int) -> None:
         """Let the server end these connections; those that are gone already do not matter."""
@@ -107,7 +108,9 @@ class MariadbServer(PrivateServer):
             raise ServerMissingError(
                 "MariadbServer asks for its clients through pymysql; install poolscope[mysql]"
             ) from None
-        return pymysql.connect(**self.arguments, autocommit=True, read_timeout=TIMEOUT)
+        asking = pymysql.connect(**self.arguments, autocommit=True, read_timeout=TIMEOUT)
+        self._askers.add(asking.thread_id())  # type: ignore[no-untyped-call]
+        return asking
 
     def _prepare(self, directory: Path) -> Sequence[str | Path]:
         access = _ACCESS.format(user=USER, password=self._password, database=_DATABASE)

@@ -45,7 +45,7 @@ _STOP_SIGNALS: dict[ShutdownMode, signal.Signals] = {
 
 _CLIENTS = """
 select pid, client_port from pg_stat_activity
-where backend_type = 'client backend' and client_port > 0 and pid <> pg_backend_pid()
+where backend_type = 'client backend' and client_port > 0
 """
 
 
@@ -97,9 +97,9 @@ class PostgresServer(PrivateServer):
         self.start()
 
     def clients(self) -> list[Client]:
-        """Ask the server for its connections, without the one that asks."""
+        """Ask the server for its connections, without those by which this object asks."""
         with self._connect() as connection:
-            return [Client(*row) for row in connection.execute(_CLIENTS)]
+            return self._without_askers([Client(*row) for row in connection.execute(_CLIENTS)])
 
     def disconnect(self, *ids: int) -> None:
         """Let the server end these connections; those that are gone already do not matter."""
@@ -116,7 +116,9 @@ class PostgresServer(PrivateServer):
             raise ServerMissingError(
                 "PostgresServer asks for its clients through psycopg; install poolscope[psycopg]"
             ) from None
-        return psycopg.connect(self.url, autocommit=True, connect_timeout=int(TIMEOUT))
+        asking = psycopg.connect(self.url, autocommit=True, connect_timeout=int(TIMEOUT))
+        self._askers.add(asking.info.backend_pid)
+        return asking
 
     def _prepare(self, directory: Path) -> Sequence[str | Path]:
         (directory / "password").write_text(self._password)

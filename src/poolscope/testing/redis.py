@@ -52,12 +52,11 @@ class RedisServer(PrivateServer):
         return f"redis://{access}127.0.0.1:{self.port}/0"
 
     def clients(self) -> list[Client]:
-        """Ask the server for its connections, without the one that asks."""
+        """Ask the server for its connections, without those by which this object asks."""
         with self._connect() as asking:
-            own = asking.client_id()
             rows = asking.client_list(_type="normal")
         found = [Client(int(row["id"]), int(row["addr"].rpartition(":")[2])) for row in rows]
-        return [client for client in found if client.id != own]
+        return self._without_askers(found)
 
     def disconnect(self, *ids: int) -> None:
         """Let the server end these connections; those that are gone already do not matter."""
@@ -72,7 +71,9 @@ class RedisServer(PrivateServer):
             raise ServerMissingError(
                 "RedisServer asks for its clients through redis; install poolscope[redis]"
             ) from None
-        return redis.Redis.from_url(self.url, single_connection_client=True, retry=None)
+        asking = redis.Redis.from_url(self.url, single_connection_client=True, retry=None)
+        self._askers.add(int(asking.client_id()))
+        return asking
 
     def _prepare(self, directory: Path) -> Sequence[str | Path]:
         own = {"dir": str(directory), "port": self.port, "unixsocket": str(self.socket)}

@@ -84,6 +84,8 @@ class PrivateServer(ABC):
         as_other = refuses_root and os.geteuid() == 0
         self._account = pwd.getpwnam("nobody") if as_other else None
         self._is_paused = False
+        self._askers: set[int] = set()
+        """Our own connections, as the server numbers them, that it may still show."""
         self._process: subprocess.Popen[bytes] | None = None
         self._cleaner: subprocess.Popen[bytes] | None = None
 
@@ -94,7 +96,7 @@ class PrivateServer(ABC):
 
     @abstractmethod
     def clients(self) -> list[Client]:
-        """Ask the server for its connections, without the one that asks."""
+        """Ask the server for its connections, without those by which this object asks."""
 
     @abstractmethod
     def disconnect(self, *ids: int) -> None:
@@ -201,6 +203,7 @@ class PrivateServer(ABC):
         return directory
 
     def _launch(self, directory: Path) -> None:
+        self._askers.clear()  # it may count from one again
         self._process = self._run(directory, self._command(directory))
         deadline = time.monotonic() + TIMEOUT
         while not self._is_ready(directory, self._process.pid):
@@ -251,6 +254,11 @@ class PrivateServer(ABC):
             with suppress(ProcessLookupError):
                 os.kill(child, which)
         self._process.send_signal(which)
+
+    def _without_askers(self, found: list[Client]) -> list[Client]:
+        """Leave out who asks, and who asked before: a server takes its time to see them go."""
+        self._askers.intersection_update([client.id for client in found])
+        return [client for client in found if client.id not in self._askers]
 
     def _failure(self, deed: str, directory: Path) -> str:
         lines = (directory / "log").read_text(errors="replace").splitlines()
