@@ -7,20 +7,35 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
 from poolscope.events import Event
 from poolscope.faults import shown
 
+# Reentrant, because a finalizer or a signal handler may come in while it is held.
+_counting = threading.RLock()
 
-class Origin(Protocol):
+
+class Origin:
     """The bus an event comes from: what becomes of the event is counted there."""
 
-    def count_loss(self) -> None:
-        """Count an event that was dropped."""
+    failures: int
+    """How often a subscriber raised over an event of this bus, its parents' included."""
+    dropped: int
+    """How many events of this bus were lost because a buffered subscriber was too slow."""
+
+    def forget(self) -> None:
+        """Count from zero, as a forked child does."""
+        self.failures = self.dropped = 0
 
     def count_failure(self) -> None:
-        """Count an event at which a subscriber raised."""
+        """Count that a subscriber raised over an event of this bus. Safe from any thread."""
+        with _counting:
+            self.failures += 1
+
+    def count_loss(self) -> None:
+        """Count that an event of this bus was dropped. Safe from any thread."""
+        with _counting:
+            self.dropped += 1
 
 
 Delivery = Callable[[Event, Origin], None]

@@ -12,8 +12,10 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from threading import get_ident
 from typing import Any, Protocol
 
 from poolscope.buffer import Buffer, Origin
@@ -38,6 +40,7 @@ same at once; whether a tap succeeds is not looked at, for it would cost every c
 
 # Held while subscriptions change, never while events are delivered.
 _lock = threading.RLock()
+_main = threading.main_thread().ident
 
 
 class Owner(Protocol):
@@ -111,7 +114,10 @@ class Subscription:
                 self.call(event)
             self._in_a_row = 0
         except BaseException as error:  # a subscriber must not harm the pool
-            self.failed(type(event), error, bus)
+            if bus.raised is None or get_ident() != _main:
+                self.failed(type(event), error, bus)
+            else:
+                bus.raised.append((self, type(event), error))
 
     def failed(self, kind: type[Event], error: BaseException, bus: EventBus) -> None:
         """Count a failure; log the first, and detach after ten with no calm between them."""
@@ -145,7 +151,7 @@ class Subscription:
             logger.error(text, self.name, how_often, where(error))
 
 
-class EventBus:
+class EventBus(Origin):
     """Deliver events to those who want them, in order, in the context of whoever caused them.
 
     A bus may have a parent: who subscribes there hears of the events of all its children. Every
@@ -159,12 +165,11 @@ class EventBus:
         """What to call for each event type. The mapping stays the same object for ever."""
         self.request_hooks: tuple[tuple[Tap, ...], tuple[Tap, ...]] = ((), ())
         """`hooks` of ConnectionRequested and ConnectionAcquired, for those in a hurry."""
-        self.failures = 0
-        """How often a subscriber raised over an event of this bus, its parents' included."""
-        self.dropped = 0
-        """How many events of this bus were lost because a buffered subscriber was too slow."""
+        self.forget()
         self.owner: Callable[[], Owner | None] = _nobody
         """Returns who is told when a subscriber raises: weakly, as the owner holds the bus."""
+        self.raised: deque[tuple[Subscription, type[Event], BaseException]] | None = None
+        """What handlers raised in the main thread, for an owner who judges whose error it is."""
         self._parent = parent
         self._subscriptions: tuple[Subscription, ...] = ()
         self._children: weakref.WeakSet[EventBus] | None = None
@@ -257,20 +262,6 @@ class EventBus:
         if kind is not SubscriberFailed and (owner := self.owner()) is not None:
             owner.subscriber_failed(name, error, detached)
 
-    def count_failure(self) -> None:
-        """Count that a subscriber raised over an event of this bus. Safe from any thread."""
-        with _lock:
-            self.failures += 1
-
-    def count_loss(self) -> None:
-        """Count that an event of this bus was dropped. Safe from any thread."""
-        with _lock:
-            self.dropped += 1
-
-    def forget(self) -> None:
-        """Count from zero, as a forked child does."""
-        self.failures = self.dropped = 0
-
 
 def _builder(bus: EventBus, kind: type[Event], handlers: tuple[Subscription, ...]) -> Tap:
     """Return a tap that builds the event once and hands it to every handler."""
@@ -280,15 +271,24 @@ def _builder(bus: EventBus, kind: type[Event], handlers: tuple[Subscription, ...
         event = kind(*fields)
         origin = bus_ref()
         assert origin is not None
-        for subscription in handlers:
-            subscription.deliver(event, origin)
+        done = 0
+        try:
+            for subscription in handlers:
+                subscription.deliver(event, origin)
+                done += 1
+        except BaseException as error:  # raised between two of them, by a signal handler
+            for subscription in handlers[done:]:
+                subscription.deliver(event, origin)
+            if origin.raised is None:
+                raise
+            origin.raised.append((handlers[0], kind, error))
 
     return build_and_deliver
 
 
 def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.RLock()
+    global _lock, _main
+    _lock, _main = threading.RLock(), get_ident()
 
 
 if hasattr(os, "register_at_fork"):

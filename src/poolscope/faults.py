@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
+import threading
 import traceback
 from collections.abc import Callable
 from errno import ECONNREFUSED, ETIMEDOUT
-from typing import TypeVar
+from functools import partial
+from types import CodeType
+from typing import Any, TypeVar
 
 from poolscope.reasons import ConnectFault
 
@@ -43,6 +47,38 @@ def classify(error: BaseException) -> ConnectFault:
             if (fault := _judgement(judge, each)) is not None:
                 return fault
     return ConnectFault.OTHER
+
+
+def runs_handlers() -> bool:
+    """Tell whether Python runs signal handlers in this thread: in the main thread alone it does."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Tell whether an error came up in this thread because a signal handler raised it.
+
+    `KeyboardInterrupt` counts as one wherever it was raised: Python's own handler leaves no trace.
+    """
+    if not runs_handlers():
+        return False
+    if isinstance(error, KeyboardInterrupt):
+        return True
+    handlers = {_code(signal.getsignal(each)) for each in signal.valid_signals()}
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in handlers:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _code(handler: Any) -> CodeType | None:
+    """Return the code that runs when a handler is called, if it is written in Python."""
+    while isinstance(handler, partial):
+        handler = handler.func
+    method = handler if hasattr(handler, "__code__") else type(handler).__call__
+    code: CodeType | None = getattr(method, "__code__", None)
+    return code
 
 
 def where(error: BaseException) -> str:

@@ -131,6 +131,7 @@ class SyncConnectionPool(BasePool[C]):
         lease: SyncLease[C] = SyncLease()
         lease.slot = None
         lease.stage = UNTOLD
+        lease.told = 0
         lease.driver = driver = self._driver
         lease.timeout = driver.timeout if timeout is None else checked(timeout)
         return lease
@@ -143,13 +144,11 @@ class SyncConnectionPool(BasePool[C]):
         lease = self.connection(timeout)
         try:
             connection = lease.__enter__()
-            if (slot := lease.slot) is not None:
-                frame = sys._getframe(1)
-                slot.site, slot.instruction = frame.f_code, frame.f_lasti
+            self._driver.keep(lease, sys._getframe(1))
         except BaseException as error:
-            self._driver.forsake(lease, error)
+            self._driver.forsaken.append((lease, error, False))
+            self._driver.see_to_what_is_left()
             raise
-        lease.slot = None  # it has to be given back by hand, not by the lease
         return connection
 
     def release(self, connection: C) -> None:
@@ -158,7 +157,12 @@ class SyncConnectionPool(BasePool[C]):
         Raises:
             ReleaseError: it is not on loan from this pool, or was released before.
         """
-        self._driver.give_back(*self._driver.find(connection))
+        slot, lease = self._driver.find(connection)
+        try:
+            self._driver.give_back(slot, lease)
+        except BaseException:
+            self._driver.give_back_anyway(slot, lease)
+            raise
 
     def detach(self, connection: C) -> C:
         """Take a leased connection out of the pool for good; its place is free.

@@ -185,13 +185,11 @@ class Tally:
         use: float, reset: float,
     ) -> None:  # fmt: skip
         histogram = self.use
-        histogram.counts[bisect_left(_USE_BUCKETS, use)] += 1
+        self.release_times.append(reset * 1000)
+        bucket = bisect_left(_USE_BUCKETS, use)
+        histogram.counts[bucket] += 1
         histogram.sum += use
-        if reset:
-            self._release_time += reset
-            self.release_times.append(reset * 1000)
-        else:
-            self.release_times.append(0.0)
+        self._release_time += reset
 
     def _acquired_in_turn(self, *fields: Any) -> None:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,8 @@ class Call:
     A job for a thread of the pool; `run_here` is for the thread that asked.
     """
 
-    __slots__ = ("_engine", "_function", "_late", "_then", "begun", "done", "error", "live",
-                 "result", "timer")  # fmt: skip
+    __slots__ = ("_engine", "_function", "_late", "_then", "begun", "done", "error", "insists",
+                 "live", "outcome", "result", "timer")  # fmt: skip
 
     def __init__(
         self,
@@ -34,47 +35,56 @@ class Call:
         self._then = then
         self._late = late
         self.begun = False
+        self.insists = False
+        """The function is to be called even if it was given up before: a close, by nobody else."""
         self.live = True
         """It has not ended yet. Changed in decisions only."""
         self.result: Any = None
         self.error: BaseException | None = None
+        self.outcome: tuple[Any, BaseException | None] | None = None
+        """What the function returned or raised, until that is handed on."""
         self.timer: Timer | None = None
         self.done = engine.system.waker()
 
     def __call__(self) -> None:
         """Call the function, unless it is too late, and hand on what became of it."""
-        if self.begun or not self.live:
-            return
-        self.begun = True
-        result, error = None, None
-        try:
-            result = self._function()
-        except BaseException as raised:
-            error = raised
-        if not self._end(result, error) and error is None and self._late is not None:
-            self._late(result)
+        if not self.begun and (self.live or self.insists):
+            self._call()
+        self._hand_on()
 
     def run_here(self) -> None:
         """Call the function in this thread; raise what is not its failure but an interrupt."""
         if self.begun:
             return
-        self.begun = True
-        result, error, struck = None, None, None
+        self._call()
+        outcome = self.outcome
+        error = outcome[1] if outcome is not None else None
+        if error is not None and (self._engine.is_interrupt(error) or _is_final(error)):
+            self.outcome = None, CancelledError()
+            self._hand_on()
+            raise error
+        self._hand_on()
+
+    def _call(self) -> None:
+        """Call the function, and put down what became of it: any thread can hand that on."""
         try:
-            result = self._function()
-        except BaseException as raised:
-            error = raised
-        while self.live:
-            try:
-                self._end(result, error)
-            except BaseException as raised:
-                struck = raised
-        if self.result is not result and error is None and self._late is not None:
+            self.begun = True
+            self.outcome = self._function(), None
+        except BaseException as error:
+            self.outcome = None, error
+
+    def _hand_on(self) -> None:
+        outcome, self.outcome = self.outcome, None
+        if outcome is None:
+            return
+        result, error = outcome
+        try:
+            self._end(result, error)
+        except BaseException:
+            self.outcome = outcome
+            raise
+        if error is None and self.result is not result and self._late is not None:
             self._late(result)
-        if error is not None and not isinstance(error, Exception):
-            struck = error
-        if struck is not None:
-            raise struck
 
     def give_up(self, error: BaseException) -> bool:
         """End it now; what it returns later goes to `late`. False: it has ended before."""
@@ -97,3 +107,7 @@ class Call:
             with suppress(Exception):
                 self.done.set()
         return True
+
+
+def _is_final(error: BaseException) -> bool:
+    return not isinstance(error, Exception)

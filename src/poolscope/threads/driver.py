@@ -13,14 +13,14 @@ from poolscope.core.slot import C
 from poolscope.events import CloseReason
 from poolscope.threads.call import Call
 from poolscope.threads.lending import Lending
-from poolscope.threads.system import Waker
+from poolscope.threads.turn import Once
 
 
 class Driver(Lending[C]):
     """Opens and closes the pool, each once at a time, whoever asks and whoever gives up."""
 
-    _closed: Waker | None = None
-    """Set when the end that is under way has come; None while none is."""
+    _ending: Once | None = None
+    """The end that is under way; None while none is."""
 
     def until(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Wait until a condition holds after some decision; False when time is up."""
@@ -80,7 +80,7 @@ class Driver(Lending[C]):
 
     def close(self, timeout: float) -> None:
         """Close the pool, once; whoever calls meanwhile waits for the same end."""
-        if self._closed is not None or self.core.state == "open":
+        if self._ending is not None or self.core.state == "open":
             self._end_once(partial(self._close, timeout))
         if self.core.state in ("new", "closing"):
             self._finish()
@@ -88,22 +88,20 @@ class Driver(Lending[C]):
 
     def _end_once(self, end: Callable[[], None]) -> None:
         """Have the pool end on a thread of its own: who waits for it may be interrupted."""
-        with self.lock:
-            closed, first = self._closed, self._closed is None
-            if closed is None:
-                self._closed = closed = self.system.waker()
 
         def run() -> None:
             try:
                 end()
             finally:
-                self._closed = None
-                closed.set()
+                self._ending = None
+                self.decide(lambda _: None)  # which wakes those who wait for it
 
-        if first:
-            self.workers.start(run)
-        closed.wait(math.inf)
-        closed.set()  # for the next who waits
+        with self.lock:
+            ending = self._ending
+            if ending is None:
+                self._ending = ending = Once(run)
+        self.workers.start(ending)  # again, in case the first was interrupted before
+        self.until(lambda: self._ending is not ending, math.inf)
 
     def _close(self, timeout: float) -> None:
         """Close within `timeout`: first the leases get their time, then what is left of it serves

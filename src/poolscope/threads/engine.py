@@ -78,7 +78,9 @@ class Engine(Turns[C]):
             name_of(self.functions.close_func or close_plainly),
             self.settings.close_timeout,
         )
-        return self.call(partial(self._shut, connection), then, limit, name)
+        call = self.call(partial(self._shut, connection), then, limit, name)
+        call.insists = True
+        return call
 
     def _shut(self, connection: Any) -> None:
         result = (self.functions.close_func or close_plainly)(connection)

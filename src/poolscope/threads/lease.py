@@ -13,7 +13,6 @@ from poolscope.core.ticket import Ticket
 from poolscope.errors import PoolError
 from poolscope.events import AcquireSource, ConnectionAcquired, ConnectionRequested
 from poolscope.threads.system import Waker
-from poolscope.threads.telling import go_on, tell
 
 if TYPE_CHECKING:
     from poolscope.threads.lending import Lending
@@ -38,7 +37,7 @@ class SyncLease(Ticket[C], Generic[C]):
     it by a weak reference.
     """
 
-    __slots__ = ("__weakref__", "checking", "driver", "stage", "thread", "timeout")
+    __slots__ = ("__weakref__", "checking", "driver", "stage", "thread", "timeout", "told")
 
     driver: Lending[C]
     timeout: float | None
@@ -47,6 +46,8 @@ class SyncLease(Ticket[C], Generic[C]):
     stage: int
     thread: int
     """Who entered it."""
+    told: int
+    """How many subscribers have heard of the event that is being published."""
 
     def wake(self) -> None:
         """Let the caller go on, if it still waits."""
@@ -72,36 +73,55 @@ class SyncLease(Ticket[C], Generic[C]):
                     slot.holder = ref(self, driver.lost)
                     slot.site, slot.instruction = frame.f_code, frame.f_lasti
                     connection: C = slot.connection  # type: ignore[assignment]
+                    connection_id = slot.connection_id
             if not lent:
                 return driver.wait(self, timeout, frame)
-            self.tell()
+            self.tell(now, connection_id)
             return connection
         except BaseException as error:
             if self.stage != ENDED or self.slot is not None:
                 driver.forsaken.append((self, error, False))
-                driver.see_to_forsaken()
+                driver.see_to_what_is_left()
             raise
 
-    def tell(self) -> None:
-        """Publish that a connection was lent; raise what interrupted that."""
-        slot, driver, id_ = self.slot, self.driver, self.id
-        assert slot is not None
-        pool, at, since, outcome = driver.name, self.requested_at, slot.since, self.outcome
-        connection_id, wait = slot.connection_id, since - at
-        (requested, acquired), struck, done = driver.bus.request_hooks, None, 0
+    def tell_request(self) -> None:
+        """Publish that a request was made; raise what interrupted that."""
+        driver, at, id_ = self.driver, self.requested_at, self.id
+        pool, requested = driver.name, driver.bus.request_hooks[0]
+        try:
+            for hook in requested:
+                hook(pool, at, id_)
+                self.told += 1
+        except BaseException as error:
+            if driver.is_interrupt(error):
+                raise
+            driver.untold.append((ConnectionRequested, (pool, at, id_), requested, self.told))
+
+    def tell(self, since: float, connection_id: str) -> None:
+        """Publish that a connection was lent; raise what interrupted that.
+
+        Who of the subscribers has not heard then, or raised, is told by a decision.
+        """
+        driver, id_, at, outcome = self.driver, self.id, self.requested_at, self.outcome
+        pool, wait = driver.name, since - at
+        requested, acquired = driver.bus.request_hooks
         if requested and self.stage == UNTOLD:
-            struck = tell(driver, ConnectionRequested, requested, (pool, at, id_))
-        self.stage = HALF_TOLD
+            self.tell_request()
+        self.stage, self.told = HALF_TOLD, 0
         try:
             for hook in acquired:
                 hook(pool, since, outcome, id_, wait, _IDLE, connection_id)
-                done += 1
+                self.told += 1
         except BaseException as error:
+            if driver.is_interrupt(error):
+                raise
             fields = (pool, since, outcome, id_, wait, _IDLE, connection_id)
-            struck = go_on(driver, ConnectionAcquired, acquired, fields, done, error)
+            driver.untold.append((ConnectionAcquired, fields, acquired, self.told))
         self.stage = ENDED
-        if struck is not None:
-            raise struck
+        if driver.untold:
+            driver.see_to_what_is_left()
+        if driver.bus.raised:
+            driver.judge()
 
     def __exit__(
         self,
@@ -120,6 +140,6 @@ class SyncLease(Ticket[C], Generic[C]):
             self.driver.give_back(slot, self.id, kind)
         except BaseException:
             self.driver.forsaken.append((self, error, True))
-            self.driver.see_to_forsaken()
+            self.driver.see_to_what_is_left()
             raise
         self.slot = None

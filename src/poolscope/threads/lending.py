@@ -6,6 +6,8 @@ import inspect
 import logging
 import math
 from functools import partial
+from sys import is_finalizing
+from types import FrameType
 
 from poolscope.core.slot import IN_USE, C, Slot
 from poolscope.engine import doubt
@@ -17,8 +19,8 @@ from poolscope.events import (
 from poolscope.functions import is_prompt
 from poolscope.threads.call import Call
 from poolscope.threads.engine import awaitable, name_of
+from poolscope.threads.lease import SyncLease
 from poolscope.threads.requests import Requests
-from poolscope.threads.telling import go_on
 
 logger = logging.getLogger("poolscope")
 
@@ -55,21 +57,30 @@ class Lending(Requests[C]):
         now, hooks, quiet, done = self.clock(), self.hooks[ConnectionReleased], False, 0
         try:
             with self.lock:
-                use, sequence = now - slot.since, self.core.journal.sequence + 1
+                use, connection_id = now - slot.since, slot.connection_id
                 quiet = not self.deciding and self.core.lay_down(slot, lease, now)
+                sequence = self.core.journal.sequence
             if not quiet:
                 return self.end(slot, lease, None, reset)
-            connection_id, pool = slot.connection_id, self.name
+            pool = self.name
             for hook in hooks:
                 hook(pool, now, sequence, lease, connection_id, use, reset)
                 done += 1
         except BaseException as error:
             if not quiet:
                 raise
-            fields = (self.name, now, sequence, lease, slot.connection_id, use, reset)
-            struck = go_on(self, ConnectionReleased, hooks, fields, done, error)
-            if struck is not None:
-                raise struck from None
+            fields = (self.name, now, sequence, lease, connection_id, use, reset)
+            self.untold.append((ConnectionReleased, fields, hooks, done))
+            self.see_to_what_is_left()
+            if self.is_interrupt(error):
+                raise
+        if self.bus.raised:
+            self.judge()
+
+    def give_back_anyway(self, slot: Slot[C], lease: int) -> None:
+        """End a lease whose holder was interrupted while giving back; nobody does it again."""
+        if lease not in self.resetting:
+            self.end(slot, lease, CloseReason.DIRTY if self.resets else None, 0.0)
 
     def _clean(self, slot: Slot[C], lease: int, kind: type[BaseException] | None) -> float | None:
         """Make a connection fit for its next user; return how long that took.
@@ -84,20 +95,23 @@ class Lending(Requests[C]):
                 self.end(slot, lease, reason, 0.0)
             return 0.0 if reason is None else None
         started = self.clock()
-        self.resetting[lease] = None
         limit = self.settings.validate_timeout
         if not is_prompt(reset) and limit != math.inf:
             ended = partial(self._reset_ended, slot, lease, reason, started)
             call = self.call(partial(self._reset, connection), ended, limit, name_of(reset))
             self.calls[call] = None
+            self.resetting[lease] = None  # from now on the call ends the lease, or its timer
             self.workers.start(call)
             call.done.wait(math.inf)
             return None
         clean = False
         try:
+            self.resetting[lease] = None
             _refuse_awaitable(self.guarded(lease, limit, reset, connection))
             clean = True
-        except Exception:
+        except Exception as error:
+            if self.is_interrupt(error):
+                raise
             reason = reason or CloseReason.RESET
         finally:
             self.resetting.pop(lease, None)
@@ -133,15 +147,32 @@ class Lending(Requests[C]):
 
         self.decide(detach)
 
-    def lose(self, slot: Slot[C], lease: int) -> None:
+    def keep(self, lease: SyncLease[C], frame: FrameType) -> None:
+        """Have a connection given back by hand, not by the lease, which may be dropped."""
+        with self.lock:
+            slot = lease.slot
+            if slot is not None and slot.lease == lease.id:
+                slot.holder = lease.thread
+                slot.site, slot.instruction = frame.f_code, frame.f_lasti
+        lease.slot = None
+
+    def lost(self, loan: object) -> None:
         """Have a lost lease taken back. A finalizer calls this, in any thread, at any time."""
-        if slot.lease == lease:
-            reclaim = partial(self._reclaim, slot, lease)
+        if not is_finalizing() and any(slot.holder is loan for slot in self.core.places.slots):
+            reclaim = partial(self._reclaim, loan)
             self.system.call_later(0.0, partial(self.workers.start, reclaim))
 
-    def _reclaim(self, slot: Slot[C], lease: int) -> None:
-        at, name = slot.acquired_at(), slot.connection_id
-        if self.decide(lambda now: self.core.reclaim(slot, lease, now)):
+    def _reclaim(self, loan: object) -> None:
+        def take_back(now: float) -> tuple[str, str | None] | None:
+            for slot in self.core.places.slots:
+                if slot.holder is loan and slot.lease not in self.resetting:
+                    name, at = slot.connection_id, slot.acquired_at()
+                    self.core.reclaim(slot, slot.lease, now)
+                    return name, at
+            return None
+
+        if (found := self.decide(take_back)) is not None:
+            name, at = found
             logger.warning(
                 "connection %s was lost without being given back; it was acquired at %s and is "
                 "closed now. Use `with pool.connection()`.", name, at or "an unknown place",

@@ -6,9 +6,11 @@ import inspect
 import logging
 import math
 import warnings
+import weakref
 from asyncio import CancelledError
 from collections.abc import Callable
 from functools import partial
+from types import FrameType
 from typing import Any, NoReturn
 
 from poolscope.core.slot import C, Slot
@@ -25,8 +27,8 @@ from poolscope.functions import interrupter, is_prompt
 from poolscope.threads.binding import Binding
 from poolscope.threads.call import Call
 from poolscope.threads.engine import awaitable, name_of, overdue
-from poolscope.threads.lease import ENDED, TRIED, UNTOLD, WAITING, SyncLease
-from poolscope.threads.telling import tell
+from poolscope.threads.lease import ENDED, HALF_TOLD, TRIED, UNTOLD, WAITING, SyncLease
+from poolscope.threads.turns import nothing
 
 logger = logging.getLogger("poolscope")
 
@@ -61,30 +63,25 @@ class Requests(Binding[C]):
         Raises:
             PoolError: it was refused.
         """
-        lease.stage = TRIED
+        lease.stage, lease.checking = TRIED, False
         with self.lock:
             lent = not self.deciding and self.core.try_out(lease, now, timeout)
         if not lent:
             lease.stage = UNTOLD
             return self.wait(lease, timeout, frame)
-        struck = None
-        if requested := self.bus.request_hooks[0]:
-            fields = (self.name, now, lease.id)
-            struck = tell(self, ConnectionRequested, requested, fields)
+        lease.tell_request()
         lease.stage = WAITING
-        if struck is not None:
-            raise struck
         failure = self._examine(lease)
         if failure is not None:
             self.decide(partial(self._reject, lease, failure), asks=True)
             return self._wait_on(lease, frame)
+        connection, now, slot = None, self.clock(), lease.slot
         with self.lock:
-            now, connection = self.clock(), None
-            if vouched := not self.deciding and self.core.vouch(lease, now):
-                connection = self._hand_over(lease, frame)
+            if slot is not None and not self.deciding and self.core.vouch(lease, now):
+                connection, name = self._hand_over(lease, frame), slot.connection_id
         if connection is None:
             return self._wait_on(lease, frame)
-        lease.tell()
+        lease.tell(now, name)
         return connection
 
     def _request(
@@ -99,6 +96,10 @@ class Requests(Binding[C]):
         lease.stage = WAITING
         self._rearm(lease)
         return None
+
+    def lost(self, loan: object) -> None:
+        """Have a lost lease taken back. A finalizer calls this, in any thread, at any time."""
+        raise NotImplementedError
 
     def _hand_over(self, lease: SyncLease[C], frame: FrameType) -> C | None:
         """Have the slot know who holds it, and return its connection. Call it under the lock."""
@@ -118,7 +119,7 @@ class Requests(Binding[C]):
         while lease.slot is None and lease.error is None:
             left = lease.deadline - self.clock()
             if lease.waker is None or left <= 0 or not lease.waker.wait(left):
-                self.decide(lambda _: None)  # each decision first sees to what has fallen due
+                self.decide(nothing)  # each decision first sees to what has fallen due
 
     def _conclude(self, lease: SyncLease[C], frame: FrameType, now: float) -> C | None:
         if lease.stage != WAITING:
@@ -135,36 +136,22 @@ class Requests(Binding[C]):
         finally:
             del verdict  # its traceback knows this frame
 
-    def forsake(
-        self, lease: SyncLease[C], error: BaseException | None, *, used: bool = False
-    ) -> None:
-        """End whatever a caller has begun who goes away by an exception. Nothing is lost.
+    def forsake(self, lease: SyncLease[C], error: BaseException) -> None:
+        """End whatever a caller has begun who goes away by an exception. Nothing is lost."""
+        self.forsaken.append((lease, error, False))
+        self.see_to_what_is_left()
 
-        `used` says that the connection was lent to the application meanwhile.
-        """
-        end, struck = partial(self._end_early, lease, error, used), None
-        if self.system.owns(self.lock):  # in a handler, which must not wait
-            return self._later(end)
-        while lease.slot is not None or lease.stage == WAITING:
-            try:
-                self.decide(end)
-            except BaseException as raised:
-                if not self.is_interrupt(raised):
-                    raise
-                struck = raised
-        if struck is not None:
-            raise struck
-
-    def _end_early(
+    def end_early(
         self, lease: SyncLease[C], error: BaseException | None, used: bool, now: float
     ) -> None:
+        """End what a caller has begun; `used`: the connection was lent to the application."""
         slot = lease.slot
         if lease.stage == TRIED and slot is not None:
-            self.record(ConnectionRequested, lease.requested_at, lease.id)
-            lease.stage, lease.checking = WAITING, False
+            self.record(ConnectionRequested, lease.told, lease.requested_at, lease.id)
+            lease.stage = WAITING
         if lease.stage == WAITING and self.core.is_pending(lease):
             self.core.withdraw(lease, now, error or CancelledError(), dirty=lease.checking)
-        elif slot is not None and slot.lease == lease.id:
+        elif slot is not None and slot.lease == lease.id and lease.id not in self.resetting:
             self._note_lent(lease)
             doubtful = CloseReason.DIRTY if self.resets else None
             reason = (doubt(type(error) if error else None) or doubtful) if used else None
@@ -176,16 +163,13 @@ class Requests(Binding[C]):
         slot, id_, at = lease.slot, lease.id, lease.requested_at
         assert slot is not None
         if lease.stage == UNTOLD:
-            self.record(ConnectionRequested, at, id_)
+            self.record(ConnectionRequested, lease.told, at, id_)
         if lease.stage != ENDED:
             since, source = slot.since, AcquireSource.IDLE
+            told = lease.told if lease.stage == HALF_TOLD else 0
             fields = (lease.outcome, id_, since - at, source, slot.connection_id)
-            self.record(ConnectionAcquired, since, *fields)
+            self.record(ConnectionAcquired, told, since, *fields)
         lease.stage = ENDED
-
-    def record(self, kind: Any, *fields: Any) -> None:
-        """Have an event published that the core leaves to its driver. For decisions."""
-        self.core.journal.outbox.append((kind, (self.name, *fields)))
 
     # Validation
 
@@ -200,8 +184,8 @@ class Requests(Binding[C]):
 
     def _examine(self, lease: SyncLease[C]) -> Exception | None:
         lease.checking = True  # and if that is interrupted, nobody knows the connection's state
-        assert lease.slot is not None
-        failure = self._check(lease, lease.slot)
+        slot = lease.slot
+        failure = self._check(lease, slot) if slot is not None else None
         lease.checking = False
         return failure
 
@@ -213,7 +197,8 @@ class Requests(Binding[C]):
         """Validate within what is left of the deadline; return why it failed, None if it passed."""
         check, connection = self.functions.validate_func, slot.connection
         assert check is not None
-        assert connection is not None
+        if connection is None:
+            return None  # taken back meanwhile, because the pool closed
         limit = min(self.settings.validate_timeout, lease.deadline - self.clock())
         try:
             if is_prompt(check) or limit == math.inf:
@@ -221,6 +206,8 @@ class Requests(Binding[C]):
             else:
                 valid = self._within(limit, name_of(check), partial(check, connection))
         except Exception as error:
+            if self.is_interrupt(error):
+                raise
             return error
         if inspect.isawaitable(valid):
             return awaitable("validate_func", valid)
@@ -269,14 +256,9 @@ class Requests(Binding[C]):
         """End a lease by a decision; later, if this thread is in the middle of one."""
         end = partial(self.end_lease, slot, lease, reason, reset)
         if self.system.owns(self.lock):
-            self._later(end)
+            self.later(end)
         else:
             self.decide(end)
-
-    def _later(self, decision: Callable[[float], object]) -> None:
-        """Have something decided as soon as this thread is through with its own decision."""
-        job = partial(self.decide, decision)
-        self.system.call_later(0.0, partial(self.workers.start, job))
 
     def end_lease(
         self, slot: Slot[C], lease: int, reason: CloseReason | None, reset: float, now: float
@@ -289,7 +271,7 @@ class Requests(Binding[C]):
             self.core.discard(slot, lease, reason, now, reset)
         elif self.core.release(slot, lease, now, reset):
             sequence = self.core.journal.sequence
-            self.record(ConnectionReleased, now, sequence, lease, slot.connection_id, use, reset)
+            self.record(ConnectionReleased, 0, now, sequence, lease, slot.connection_id, use, reset)
 
     # Event loops
 

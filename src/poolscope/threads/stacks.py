@@ -5,13 +5,17 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
+from weakref import ref
 
 
 def describe(holder: object) -> str:
     """Return the present stack of a thread, outermost frame first, like a traceback.
 
-    `holder` is its identifier, as `threading.get_ident` returns it.
+    `holder` is its identifier, as `threading.get_ident` returns it, or refers weakly to a lease
+    that knows it.
     """
+    if isinstance(holder, ref):
+        holder = getattr(holder(), "thread", None)
     if not isinstance(holder, int):
         return "(held by no known thread)"
     name = next((each.name for each in threading.enumerate() if each.ident == holder), None)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from poolscope.threads.interrupts import runs_handlers
+from poolscope.faults import runs_handlers
 from poolscope.threads.timers import call_later
 from poolscope.threads.waker import ThreadWaker
 from poolscope.threads.workers import ThreadWorkers

@@ -1,65 +1,97 @@
-"""Publishing from a thread in which a signal handler may raise at any moment."""
+"""Publishing from many threads, in one of which signal handlers may raise at any call.
+
+Most events are published by the thread that made the decision, in which no handler runs. Only what
+is told of the quick ways in and out is told by callers themselves. Between the last step of a hook,
+which is a Python function, and the count of it nothing can come: so who is interrupted knows how
+many have heard, puts that down as `untold`, and a thread of the pool tells the others.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections import deque
+from threading import get_ident
+from typing import Any
 
-from poolscope.bus import EventBus, Tap
+from poolscope.bus import Tap
+from poolscope.core.journal import Record
+from poolscope.core.slot import C
 from poolscope.events import Event
+from poolscope.faults import is_interrupt, runs_handlers
+from poolscope.threads.alarm import Alarmed
 
-_TRIES = 3
-"""How often a subscriber is told of one event, if interrupts keep it from hearing."""
+Untold = tuple[type[Event], tuple[Any, ...], tuple[Tap, ...], int]
+"""An event whose telling was interrupted: its type, its fields, who is told, and how many were."""
 
 
-class Teller(Protocol):
-    """Who publishes."""
+class Telling(Alarmed[C]):
+    """Tells subscribers all that happens, each of them once."""
 
-    bus: EventBus
+    def begin_telling(self) -> None:
+        """Have nothing to tell."""
+        self.bus.raised = deque()
+        self.untold: deque[Untold] = deque()
+        self._partly: dict[int, tuple[Tap, ...]] = {}
+        """Who is still to hear of events that some have heard of, by their numbers."""
+        self._publishing: dict[int, list[Record]] = {}
+        """What threads are publishing just now."""
+
+    def record(self, kind: type[Event], told: int, *fields: Any) -> None:
+        """Have an event published that the core leaves to its driver, but to the first `told`.
+
+        Call it in decisions.
+        """
+        self._put_down(kind, (self.name, *fields), self.hooks[kind], told)
+
+    def collect_untold(self) -> None:
+        """Have the others told of what was interrupted. Call it in decisions."""
+        while self.untold:
+            self._put_down(*self.untold.popleft())
+
+    def _put_down(
+        self, kind: type[Event], fields: tuple[Any, ...], hooks: tuple[Tap, ...], told: int
+    ) -> None:
+        if told:
+            self._partly[fields[2]] = hooks[told:]
+        self.core.journal.outbox.append((kind, fields))
+
+    def publish(self, records: list[Record]) -> None:
+        """Publish events in this thread, in order even if a subscriber calls the pool."""
+        if not records:
+            return
+        me, publishing = get_ident(), self._publishing
+        if (earlier := publishing.get(me)) is not None:
+            earlier += records
+            return
+        publishing[me] = records
+        try:
+            for kind, fields in records:  # which may become more meanwhile
+                hooks = self.hooks[kind]
+                if self._partly:
+                    hooks = self._partly.pop(fields[2], hooks)
+                for hook in hooks:
+                    try:
+                        hook(*fields)
+                    except BaseException as error:  # a subscriber must not harm the pool
+                        self.bus.report(hook, kind, error)
+        finally:
+            del publishing[me]
 
     def is_interrupt(self, error: BaseException) -> bool:
-        """Tell whether an error is not the subscriber's, but meant for whoever runs here."""
+        """Tell whether an error came from a signal handler, and so is meant for who runs here."""
+        return self.system.is_struck() and is_interrupt(error)
 
+    def judge(self) -> None:
+        """Say of errors that came up while handlers were called in the main thread whose they are.
 
-def tell(
-    engine: Teller, kind: type[Event], hooks: tuple[Tap, ...], fields: tuple[Any, ...]
-) -> BaseException | None:
-    """Tell all who want to know; return what interrupted that, if anything did."""
-    done = 0
-    try:
-        for hook in hooks:
-            hook(*fields)
-            done += 1
-    except BaseException as error:
-        return go_on(engine, kind, hooks, fields, done, error)
-    return None
-
-
-def go_on(
-    engine: Teller,
-    kind: type[Event],
-    hooks: tuple[Tap, ...],
-    fields: tuple[Any, ...],
-    done: int,
-    error: BaseException,
-) -> BaseException | None:
-    """Go on where `error` came up, after `done` hooks; return it if it was an interrupt.
-
-    Who was interrupted is told again: a tap does what counts in its last steps, in which no
-    interrupt can come. What a subscriber raises itself is reported, and harms nobody.
-    """
-    struck: BaseException | None = None
-    tries = 1
-    while True:
-        if engine.is_interrupt(error):
-            struck = error
-        if done < len(hooks) and (struck is not error or tries == _TRIES):
-            engine.bus.report(hooks[done], kind, error)
-            done, tries = done + 1, 0
-        tries += 1
-        try:
-            while done < len(hooks):
-                hooks[done](*fields)
-                done, tries = done + 1, 1
-            return struck
-        except BaseException as raised:
-            error = raised
+        Raises:
+            BaseException: a signal handler had raised it.
+        """
+        raised, struck = self.bus.raised, None
+        while raised and runs_handlers():
+            subscription, kind, error = raised.popleft()
+            if self.is_interrupt(error):
+                struck = error
+            else:
+                subscription.failed(kind, error, self.bus)
+        if struck is not None:
+            raise struck

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from itertools import count
 
 from poolscope.faults import where
+from poolscope.threads.spawn import begin
 
 logger = logging.getLogger("poolscope")
 
@@ -62,10 +63,7 @@ class Timers:
 
     def _cover(self) -> None:
         if self._may_run:
-            try:
-                threading.Thread(target=self._run, name="poolscope-timers", daemon=True).start()
-            except RuntimeError:
-                logger.debug("no thread can be had for timers")  # the interpreter ends
+            begin(self._run, "poolscope-timers", _no_thread)
 
     def _run(self) -> None:
         try:
@@ -108,6 +106,10 @@ class Timers:
                 call()
         except BaseException as error:
             logger.error("a timer failed: %s", where(error))
+
+
+def _no_thread() -> None:
+    logger.debug("no thread can be had for timers")  # the interpreter ends
 
 
 _numbers = count()

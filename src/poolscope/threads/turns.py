@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import weakref
+from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
-from threading import get_ident
 from typing import Any, TypeVar
 
 from poolscope.bus import EventBus
-from poolscope.core.journal import Record
 from poolscope.core.slot import C, Slot
 from poolscope.core.ticket import NOTHING
-from poolscope.engine import BaseEngine
 from poolscope.errors import PoolError
 from poolscope.events import Misuse, MisuseDetected, SubscriberFailed
-from poolscope.faults import where
 from poolscope.functions import Functions, is_prompt
 from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.settings import ConnectionPoolSettings
 from poolscope.stats import PoolStats
 from poolscope.threads.call import Call
 from poolscope.threads.guard import Guard
-from poolscope.threads.interrupts import is_interrupt
 from poolscope.threads.stacks import describe
-from poolscope.threads.system import System, Timer, Waker
-from poolscope.threads.turn import Turn
-
-logger = logging.getLogger("poolscope")
+from poolscope.threads.system import System, Waker
+from poolscope.threads.telling import Telling
+from poolscope.threads.turn import Once, Turn
 
 T = TypeVar("T")
 
-SHORTEST_DELAY = 1e-6
-"""Seconds. An alarm that rings too early by a rounding error is set again, and must not spin."""
 
-
-class Turns(BaseEngine[C]):
+class Turns(Telling[C]):
     """Stands between one core and any number of threads.
 
     The core is touched under `lock` only, by straight-line steps (`PoolCore.lend`, `lay_down`) or
@@ -69,14 +59,17 @@ class Turns(BaseEngine[C]):
         """What is at work on leases: validations and resets."""
         self.resetting: dict[int, None] = {}
         """Leases whose callers have given back, and whose reset is under way."""
-        self._alarm: Timer | None = None
-        self._alarm_at = math.inf
         self._watchers: list[Waker] = []
+        # What callers leave who go away by an exception. To put it down is one step each, in which
+        # nothing can come between; every decision begins by looking here.
+        self.forsaken: deque[tuple[Any, BaseException | None, bool]] = deque()
+        """What they have begun, for `end_early`."""
+        self.deserted: deque[Turn[Any]] = deque()
+        """Turns of which they have not done what there was for them to do."""
         self.afterwards: list[Callable[[], object]] = []
         """What the present decision leads to, and must not be done under the lock."""
-        self._publishing: dict[int, list[Record]] = {}
-        """What threads are publishing just now."""
         super().__init__(settings, functions, bus, clock, metrics)
+        self.begin_telling()
         self.workers = system.workers(self.name)
         self.guard = Guard(system, self.workers, clock)
         self.tries = self.checks and (
@@ -109,8 +102,10 @@ class Turns(BaseEngine[C]):
             for job in turn.here:
                 job.run_here()
         except BaseException:
-            for job in turn.here:
-                self.workers.start(job)  # those begun before are not done twice
+            turn.deserted = True
+            self.deserted.append(turn)
+            if decision is not nothing and (turn.here or not turn.done):
+                self.see_to_what_is_left()
             raise
         if turn.error is not None:
             raise turn.error
@@ -122,6 +117,7 @@ class Turns(BaseEngine[C]):
             self.deciding = True
             try:
                 now = self.clock()
+                self._take_over(turn, now)
                 try:
                     turn.result = turn.decision(now)
                 except Exception as error:
@@ -137,15 +133,22 @@ class Turns(BaseEngine[C]):
         for slot, lease in turn.inspect:
             self._report_leak(slot, lease)
         turn.done = True
+        if self.bus.raised:
+            self.judge()
+
+    def _take_over(self, turn: Turn[Any], now: float) -> None:
+        """See to what callers left who went away by an exception."""
+        self.collect_untold()
+        while self.forsaken:
+            self.end_early(*self.forsaken.popleft(), now)
+        while self.deserted:
+            turn.elsewhere += self.deserted.popleft().here  # what was done is not done twice
 
     def _have_taken(self, turn: Turn[Any]) -> None:
         """Let a worker take a turn, in this context, whatever is raised here meanwhile."""
         context, done, struck = copy_context(), self.system.waker(), None
-        left = [True]
 
-        def once() -> None:
-            if not (left and left.pop()):
-                return  # it was started twice
+        def take() -> None:
             try:
                 context.run(self.take, turn)
             except BaseException as error:
@@ -153,6 +156,7 @@ class Turns(BaseEngine[C]):
             turn.done = True
             done.set()
 
+        once = Once(take)
         while not turn.done:
             try:
                 self.workers.start(once)
@@ -171,12 +175,12 @@ class Turns(BaseEngine[C]):
             chores = core.chores(now)
             if chores is not NOTHING:
                 turn.inspect = [(slot, slot.lease) for slot in chores.inspect]
-                connects = turn.here if self.inline and turn.asks else turn.elsewhere
-                closes = turn.here if self.inline else turn.elsewhere
+                inline = self.inline and not turn.deserted
+                connects = turn.here if inline and turn.asks else turn.elsewhere
+                closes = turn.here if inline else turn.elsewhere
                 connects += [self.connecting(slot) for slot in chores.connect]
                 closes += [self.closing(slot) for slot in chores.close]
-        if core.due < self._alarm_at:
-            self._set_alarm(core.due, now)
+        self.set_alarm(core.due, now)
         if self.afterwards:
             turn.afterwards, self.afterwards = self.afterwards, []
         journal = core.journal
@@ -187,29 +191,6 @@ class Turns(BaseEngine[C]):
             for watcher in watchers:
                 watcher.set()
 
-    def publish(self, records: list[Record]) -> None:
-        """Publish events in this thread, in order even if a subscriber calls the pool."""
-        if not records:
-            return
-        me, publishing = get_ident(), self._publishing
-        if (earlier := publishing.get(me)) is not None:
-            earlier += records
-            return
-        publishing[me] = records
-        try:
-            for kind, fields in records:  # which may become more meanwhile
-                for hook in self.hooks[kind]:
-                    try:
-                        hook(*fields)
-                    except BaseException as error:  # a subscriber must not harm the pool
-                        self.bus.report(hook, kind, error)
-        finally:
-            del publishing[me]
-
-    def is_interrupt(self, error: BaseException) -> bool:
-        """Tell whether an error came from a signal handler, and so is meant for who runs here."""
-        return self.system.is_struck() and is_interrupt(error)
-
     def _report_leak(self, slot: Slot[C], lease: int) -> None:
         stack = describe(slot.holder)
 
@@ -218,6 +199,18 @@ class Turns(BaseEngine[C]):
                 self.core.suspect(slot, stack, now)
 
         self.decide(suspect)
+
+    def see_to_what_is_left(self) -> None:
+        """Decide something, and so see to what is left. If this is interrupted, others will."""
+        if self.system.owns(self.lock):  # in a handler or a finalizer, which must not wait
+            self.later(nothing)
+        else:
+            self.decide(nothing)
+
+    def later(self, decision: Callable[[float], object]) -> None:
+        """Have something decided as soon as this thread is through with its own decision."""
+        job = partial(self.decide, decision)
+        self.system.call_later(0.0, partial(self.workers.start, job))
 
     # Waiting for decisions of others
 
@@ -229,6 +222,10 @@ class Turns(BaseEngine[C]):
 
     # What decisions lead to
 
+    def end_early(self, lease: Any, error: BaseException | None, used: bool, now: float) -> None:
+        """End what a caller has begun; `used`: the connection was lent to the application."""
+        raise NotImplementedError
+
     def connecting(self, slot: Slot[C]) -> Call:
         """Return the call that opens a connection for a slot."""
         raise NotImplementedError
@@ -236,36 +233,6 @@ class Turns(BaseEngine[C]):
     def closing(self, slot: Slot[C]) -> Call:
         """Return the call that closes the connection of a slot."""
         raise NotImplementedError
-
-    # The alarm
-
-    def _set_alarm(self, due: float, now: float) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        delay = due - now
-        if delay > 0:
-            delay = max(delay, SHORTEST_DELAY)
-        self._alarm_at = due
-        self._alarm = self.system.call_later(delay, partial(_ring, weakref.ref(self)))
-
-    def rung(self) -> None:
-        """See to what has fallen due."""
-        try:
-            self.decide(self.forget_alarm)
-        except Exception as error:
-            text = "upkeep of pool %r failed; it goes on in a second: %s"
-            logger.error(text, self.name, where(error))
-            self._alarm = self.system.call_later(1.0, partial(_ring, weakref.ref(self)))
-
-    def forget_alarm(self, _now: float = 0.0) -> None:
-        """Have no alarm set: it has rung, or is of a process that is not this one."""
-        self._alarm, self._alarm_at = None, math.inf
-
-    def cancel_alarm(self) -> None:
-        """Ring no more."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self.forget_alarm()
 
     # What it tells
 
@@ -287,7 +254,5 @@ class Turns(BaseEngine[C]):
         self.workers.start(partial(self.decide, tell))
 
 
-def _ring(engine_ref: weakref.ref[Turns[Any]]) -> None:
-    """Ring the alarm of an engine that may be gone: an alarm must not keep a pool alive."""
-    if (engine := engine_ref()) is not None:
-        engine.workers.start(engine.rung)
+def nothing(_now: float) -> None:
+    """Decide nothing: what is owed and due is seen to all the same."""

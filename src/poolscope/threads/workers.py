@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
 from poolscope.faults import where
+from poolscope.threads.spawn import begin
 from poolscope.threads.waker import ThreadWaker
 
 logger = logging.getLogger("poolscope")
@@ -51,11 +51,7 @@ class ThreadWorkers:
                 self._free.pop().set()
 
     def _hire(self) -> None:
-        name = f"poolscope-{self._name}"
-        try:
-            threading.Thread(target=self._work, name=name, daemon=True).start()
-        except RuntimeError:  # no thread can be had: the interpreter ends, or the limit is met
-            self._do_all()
+        begin(self._work, f"poolscope-{self._name}", self._do_all)
 
     def _work(self) -> None:
         self._do_all()
