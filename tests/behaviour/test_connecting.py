@@ -13,6 +13,7 @@ from poolscope import (
 from poolscope.events import (
     AcquireFailed,
     ConnectFailed,
+    ConnectionAcquired,
     ConnectionClosed,
     ConnectionOpened,
     FailureReason,
@@ -106,6 +107,55 @@ def test_while_leases_are_out_only_the_longest_waiter_fails_per_round():
                 await waiters[0]
             await b.pool.release(held)
             await b.pool.release(await waiters[1])
+
+    run_virtual(main())
+
+
+def test_a_connect_that_fails_beside_others_that_may_succeed_fails_one_caller():
+    async def main():
+        settings = {"max_size": 5, "max_connecting": 5, "retry_limit": 0, "retry_delay": 0}
+        async with bench(**settings) as b:
+            b.ledger.script("open", [slow(2), fail(), slow(2), fail(), slow(2)])
+            results = await asyncio.gather(
+                *(b.hold(10) for _ in range(3)), b.hold(100), return_exceptions=True
+            )
+            assert [type(result) for result in results].count(ConnectFailedError) == 1
+            assert b.count(ConnectionAcquired) == 3
+
+    run_virtual(main())
+
+
+def test_callers_fail_together_when_the_last_connect_under_way_has_failed_too():
+    async def main():
+        settings = {"max_size": 3, "max_connecting": 3, "retry_limit": 0, "retry_delay": 5}
+        async with bench(**settings) as b:
+            b.ledger.script("open", [refused_after(each) for each in (1, 2, 3)])
+            results = await asyncio.gather(*(b.hold(1) for _ in range(3)), return_exceptions=True)
+            assert [type(result) for result in results] == [ConnectFailedError] * 3
+            assert b.now() == 3
+
+    run_virtual(main())
+
+
+def refused_after(seconds):
+    async def behaviour():
+        await asyncio.sleep(seconds)
+        raise ConnectionRefusedError
+
+    return behaviour
+
+
+def test_without_a_delay_a_pool_nobody_waits_for_still_takes_its_time_to_connect_again():
+    async def main():
+        async with bench(min_size=2, retry_limit=0, retry_delay=0) as b:
+            b.ledger.script("open", [fail()] * 1000)
+            with pytest.raises(ConnectFailedError):
+                await b.pool.acquire()
+            await asyncio.sleep(20)
+            assert b.ledger.calls["open"] < 100
+            b.ledger.scripts["open"].clear()
+            await asyncio.sleep(2)
+            assert b.pool.pool_size == 2
 
     run_virtual(main())
 

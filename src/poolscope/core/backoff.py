@@ -12,6 +12,8 @@ from typing import Protocol
 from poolscope.settings import ConnectionPoolSettings
 
 LONGEST_DELAY = 30.0
+REFILL_DELAY = 1.0
+"""Seconds, at most, to the next try for which nobody waits, if `retry_delay` is 0."""
 
 
 class Random(Protocol):
@@ -27,7 +29,16 @@ class Random(Protocol):
 class Backoff:
     """Count failed rounds in a row and say when the next may begin."""
 
-    __slots__ = ("_random", "_settings", "distrust", "error", "retry_at", "round", "streak")
+    __slots__ = (
+        "_random",
+        "_settings",
+        "distrust",
+        "error",
+        "refill_at",
+        "retry_at",
+        "round",
+        "streak",
+    )
 
     def __init__(self, settings: ConnectionPoolSettings, rng: Random) -> None:
         """Start without failures."""
@@ -38,6 +49,8 @@ class Backoff:
         self.streak = 0
         """Rounds failed since the last success."""
         self.retry_at = 0.0
+        self.refill_at = 0.0
+        """When a connect may be tried for which nobody waits."""
         self.error: BaseException | None = None
         """The last failure, None after a success."""
         self.distrust = False
@@ -53,6 +66,9 @@ class Backoff:
         doublings = min(self.streak - 1, self._settings.retry_limit)
         longest = min(self._settings.retry_delay * 2.0**doublings, LONGEST_DELAY)
         self.retry_at = now + self._random.uniform(0, longest)
+        self.refill_at = self.retry_at
+        if not longest:
+            self.refill_at += self._random.uniform(0, REFILL_DELAY)
         return True
 
     def succeeded(self) -> None:
@@ -60,7 +76,7 @@ class Backoff:
         if self.streak:
             self.round += 1
             self.streak = 0
-            self.retry_at = 0.0
+            self.retry_at = self.refill_at = 0.0
         self.error = None
         self.distrust = False
 

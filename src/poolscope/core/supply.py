@@ -50,7 +50,7 @@ class Supply(State[C]):
     def _start_connects(self, now: float) -> None:
         places = self.places
         limit = self.settings.max_connecting
-        while places.connecting < min(self._connects_needed(), limit) and places.vacant:
+        while places.connecting < min(self._connects_needed(now), limit) and places.vacant:
             if now < self.backoff.retry_at:
                 self.due = min(self.due, self.backoff.retry_at)
                 return
@@ -64,11 +64,15 @@ class Supply(State[C]):
             self.journal.record(ConnectStarted, now, slot.connection_id, slot.attempt, request)
             self._owe().connect.append(slot)
 
-    def _connects_needed(self) -> int:
+    def _connects_needed(self, now: float) -> int:
         """One for each caller in line, and enough to keep `min_size`."""
         if self.state != "open":
             return 0
-        return max(len(self.line), self.settings.min_size - self.places.open)
+        callers, missing = len(self.line), self.settings.min_size - self.places.open
+        if missing > callers and now < self.backoff.refill_at:
+            self.due = min(self.due, self.backoff.refill_at)
+            return callers
+        return max(callers, missing)
 
     # What the driver reports
 
@@ -194,9 +198,10 @@ class Supply(State[C]):
     def _connects_fail(self, round_: int, error: BaseException, now: float) -> None:
         """Note a failure. Once per round the longest waiter that has seen too many goes.
 
-        While no lease is out nothing but a connect could help: then all of them go.
+        When no lease is out, and no connect is under way that could still help, all of them go.
         """
-        if not self.backoff.failed(round_, error, now):
+        first = self.backoff.failed(round_, error, now)
+        if not first and self._may_help():
             return
         reason = FailureReason.CONNECT_FAILED
         if isinstance(error, ValidationFailedError):
@@ -206,6 +211,10 @@ class Supply(State[C]):
             stats = self.stats(now)
             verdict = verdicts.connects_failed(stats, self.backoff.streak, error)
             self._refuse(ticket, verdict, reason)
-            if stats.in_use > stats.granted:
+            if self._may_help():
                 break
         self._weigh(now)
+
+    def _may_help(self) -> bool:
+        """Tell whether something is under way, or out, that may yet serve somebody in line."""
+        return self.places.connecting > 0 or self.places.in_use > len(self._granted)
