@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import RLock
 from typing import Any
 
 from redis import Redis
@@ -21,8 +22,14 @@ class Client(Redis):
     """A client whose commands and pipelines share one connection, one after the other."""
 
     def __init__(self, **options: Any) -> None:
-        self.pipelines = Pipelines(self)
         super().__init__(**options)
+        self.pipelines = Pipelines(self)
+        self.single_connection_lock = RLock()  # that of redis-py is none before 6.4, or no R
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send a command, and return its reply; other threads wait meanwhile."""
+        with self.single_connection_lock:
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
     def pipeline(self, transaction: Any = True, shard_hint: Any = None) -> Pipeline:
         """Return a pipeline on this client's own connection."""
@@ -67,7 +74,10 @@ def recipe(address: Address, connect_timeout: float | None, options: dict[str, A
 
 
 def _is_connected(client: Client) -> bool:
-    return client.connection is not None and client.connection.is_connected
+    connection: Any = client.connection
+    if hasattr(connection, "is_connected"):  # since redis-py 8
+        return bool(connection.is_connected)
+    return connection is not None and connection._sock is not None
 
 
 @prompt(shut_down)

@@ -117,8 +117,10 @@ async def _reset(client: Client) -> None:
 
 
 async def _can_read(connection: Any) -> bool:
-    can_read = getattr(connection, "can_read", None)  # its name since redis-py 8
-    return bool(await (can_read or connection.can_read_destructive)())
+    if hasattr(connection, "can_read"):  # since redis-py 8
+        return bool(await connection.can_read())
+    # What that knew before was what its parser has, not what had arrived besides.
+    return bool(connection._reader._buffer or await connection.can_read_destructive())
 
 
 async def _close(client: Client) -> None:
