@@ -89,6 +89,7 @@ def test_who_waits_too_long_gets_an_error_that_is_of_both_libraries(stage: Stage
             assert caught.value.stats.in_use == 1
             assert "1/1 in use" in str(caught.value)
             assert "test_pools.py:" in str(caught.value)
+        stage.pause(0.02)  # a thread may be about to see to the deadline too
 
     stage.run(body, pool_size=1, max_overflow=0, pool_timeout=0.02)
     assert len(stage.of(e.AcquireTimedOut)) == 1

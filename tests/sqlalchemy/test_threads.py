@@ -205,6 +205,7 @@ def test_what_a_queue_pool_takes_is_taken() -> None:
         pool.dispose()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("close", [True, False])
 def test_a_forked_child_leaves_the_connections_of_its_parent_alone(
     postgres: PostgresServer, close: bool
