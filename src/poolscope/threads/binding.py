@@ -32,6 +32,11 @@ class Binding(Engine[C]):
         if self.core.state != "open":
             raise verdicts.closed(self.stats())
 
+    def renew_threads(self) -> None:
+        """Have threads that linger; those of a pool that was closed do not."""
+        self.workers = self.system.workers(self.name)
+        self.guard = Guard(self.system, self.workers, self.clock)
+
     def leave_parent(self) -> None:
         """Forget what is the parent's: connections, threads, and a lock one of them may hold.
 
@@ -40,8 +45,7 @@ class Binding(Engine[C]):
         """
         self.lock = self.system.lock()
         self.deciding = False
-        self.workers = self.system.workers(self.name)
-        self.guard = Guard(self.system, self.workers, self.clock)
+        self.renew_threads()
         self.calls.clear()
         self.resetting.clear()
         self._watchers.clear()

@@ -77,6 +77,7 @@ class Driver(Lending[C]):
         self._close(0.0)
         with self.lock:
             self.renew()
+            self.renew_threads()
 
     def close(self, timeout: float) -> None:
         """Close the pool, once; whoever calls meanwhile waits for the same end."""

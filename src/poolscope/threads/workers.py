@@ -33,6 +33,8 @@ class ThreadWorkers:
         self._jobs: deque[Job] = deque()
         self._free: list[ThreadWaker] = []
         """What the threads that have nothing to do are waiting for."""
+        self._resting: dict[ThreadWaker, None] = {}
+        """The same, with those which somebody was about to set who was interrupted."""
         self._linger = LINGER
 
     def start(self, job: Job) -> None:
@@ -46,9 +48,8 @@ class ThreadWorkers:
     def close(self) -> None:
         """Let no thread linger when its work is done."""
         self._linger = 0.0
-        with suppress(IndexError):
-            while True:
-                self._free.pop().set()
+        for waker in list(self._resting):
+            waker.set()
 
     def _hire(self) -> None:
         begin(self._work, f"poolscope-{self._name}", self._do_all)
@@ -66,14 +67,15 @@ class ThreadWorkers:
     def _wait(self) -> bool:
         """Wait until there is something to do; False when that took too long."""
         waker = ThreadWaker()
+        self._resting[waker] = None
         self._free.append(waker)
-        if not self._jobs and waker.wait(self._linger):
-            return True
+        called = not self._jobs and waker.wait(self._linger)
+        del self._resting[waker]
         try:
             self._free.remove(waker)
-        except ValueError:  # called in this very moment
+        except ValueError:  # called, perhaps in this very moment
             return True
-        return bool(self._jobs)
+        return called or bool(self._jobs)
 
     def _do(self, job: Job) -> None:
         """Do a job. What it raises is nobody's: it is logged."""
