@@ -105,6 +105,10 @@ class Crowd(ABC):
     def close(self) -> None:
         """Close the pool, and leave nothing behind."""
 
+    @abstractmethod
+    def dispose(self) -> None:
+        """Close the pool under those who use it."""
+
     def __exit__(self, *_: object) -> None:
         try:
             self.end()
@@ -122,8 +126,8 @@ class Crowd(ABC):
 
     @property
     def rests(self) -> bool:
-        stats = self.stats()
-        moving = stats.connecting + stats.closing + stats.granted
+        stats = self.pool.stats()  # none of an engine that was just disposed of
+        moving = stats is not None and stats.connecting + stats.closing + stats.granted
         return not moving and STILL.issuperset(self.places)
 
     def halt(self, halted: bool) -> None:
@@ -208,6 +212,9 @@ class Threads(Crowd):
         with ExitStack() as leases:
             held = [leases.enter_context(self.pool.lease()) for _ in range(SIZE)]
             yield [self.lender.session(connection) for connection in held]
+
+    def dispose(self) -> None:
+        self.pool.close()
 
     def close(self) -> None:
         self._threads.shutdown()
@@ -300,7 +307,13 @@ class Tasks(Crowd):
         finally:
             self.do(leases.aclose())
 
+    def dispose(self) -> None:
+        self.do(self.pool.close())
+
     def close(self) -> None:
+        if not self._thread.is_alive():
+            return
+
         async def look_around() -> set[asyncio.Task[Any]]:
             return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
 
