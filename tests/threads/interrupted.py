@@ -29,7 +29,7 @@ class TimeIsUp(Exception):
     """What celery and rq raise in a handler."""
 
 
-# That a connection was closed which somebody lost who was struck in the first step of giving it back.
+# Who is struck in the first step of giving back loses the connection: it is closed, with a word.
 logging.getLogger("poolscope").setLevel(logging.ERROR)
 
 raised = 0
@@ -242,8 +242,9 @@ def main(name: str, mode: str, seconds: float, seed: int) -> None:
     signal.setitimer(signal.ITIMER_REAL, PERIOD, PERIOD)
     program.go(seconds)
     program.check()
-    report = {"raised": raised, "struck": struck, "came_out": came_out, "answers": answers,
-              "swallowed": [str(each.object) for each in swallowed], "done": program.done}  # fmt: skip
+    lost = [str(each.object) for each in swallowed]
+    report = {"raised": raised, "struck": struck, "came_out": came_out, "swallowed": lost}
+    report |= {"answers": answers, "done": program.done}
     print(json.dumps(report))
 
 

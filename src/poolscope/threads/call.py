@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from poolscope.faults import is_interrupt
 from poolscope.threads.system import Timer
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ class Call:
         late: Callable[[Any], object] | None = None,
     ) -> None:
         """Prepare a call. `then(call, now)` is part of the decision by which it ends."""
-        self._engine = engine
+        self._engine: Turns[Any] | None = engine
         self._function = function
-        self._then = then
+        self._then: Callable[[Call, float], object] | None = then
         self._late = late
         self.begun = False
         self.insists = False
@@ -59,7 +60,7 @@ class Call:
         self._call()
         outcome = self.outcome
         error = outcome[1] if outcome is not None else None
-        if error is not None and (self._engine.is_interrupt(error) or _is_final(error)):
+        if error is not None and (is_interrupt(error) or not isinstance(error, Exception)):
             self.outcome = None, CancelledError()
             self._hand_on()
             raise error
@@ -85,13 +86,16 @@ class Call:
             raise
         if error is None and self.result is not result and self._late is not None:
             self._late(result)
+        # The traceback of an error knows this call, and a pool that is not used keeps the error.
+        self._engine = self._late = self._then = None
 
     def give_up(self, error: BaseException) -> bool:
         """End it now; what it returns later goes to `late`. False: it has ended before."""
         return self._end(None, error)
 
     def _end(self, result: Any, error: BaseException | None) -> bool:
-        return self._engine.decide(lambda now: self.end(result, error, now))
+        engine = self._engine
+        return engine is not None and engine.decide(lambda now: self.end(result, error, now))
 
     def end(self, result: Any, error: BaseException | None, now: float) -> bool:
         """End it, as part of a decision. False: it has ended before."""
@@ -102,12 +106,9 @@ class Call:
         if self.timer is not None:
             self.timer.cancel()
         try:
-            self._then(self, now)
+            if self._then is not None:
+                self._then(self, now)
         finally:
             with suppress(Exception):
                 self.done.set()
         return True
-
-
-def _is_final(error: BaseException) -> bool:
-    return not isinstance(error, Exception)
