@@ -6,6 +6,7 @@ import asyncio
 import time
 from asyncio import current_task
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
 from sys import is_finalizing
 from threading import get_ident
 from typing import Any
@@ -27,7 +28,6 @@ from poolscope.events import (
     ConnectionReleased,
     ConnectionRequested,
 )
-from poolscope.functions import terminate
 from poolscope.settings import ConnectionPoolSettings
 from poolscope.sqlalchemy.base import BasePool
 from poolscope.sqlalchemy.places import asker, place
@@ -232,9 +232,7 @@ class QuietDriver(Driver[Record]):
 
     def drop(self) -> None:
         """Close without a loop: nothing can be waited for."""
-        for slot in self.core.places.slots:
-            if slot.connection is not None:
-                terminate(slot.connection)
+        self._terminate_all()
         error = RuntimeError("the pool was disposed of while its event loop did not run")
         self.core.abandon(CloseReason.POOL_CLOSED, error, self.clock())
         self._finish()
@@ -243,9 +241,13 @@ class QuietDriver(Driver[Record]):
     def __del__(self) -> None:
         """Drop what was left open. An engine that is lost is no fault, as with any pool of its."""
         if not is_finalizing() and hasattr(self, "core") and not self._forked:
-            for slot in self.core.places.slots:
-                if slot.connection is not None:
-                    terminate(slot.connection)
+            self._terminate_all()
+
+    def _terminate_all(self) -> None:
+        for slot in self.core.places.slots:
+            if slot.connection is not None:
+                with suppress(Exception):  # its loop may be gone: nothing more can be done
+                    slot.connection.terminate()
 
 
 class _Rest:

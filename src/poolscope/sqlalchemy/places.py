@@ -20,8 +20,8 @@ _NOT_THE_APPLICATION = (
 """Beginnings of file names. The last two are of functions which SQLAlchemy makes."""
 
 
-_known: set[str] = set()
-"""Files of the application that have asked before: a set is quicker to ask."""
+_is_application: dict[str, bool] = {}
+"""What was found of each file: to look it up is quicker."""
 _CONNECT = Engine.connect.__code__
 _DEEP = 6
 """Frames from `asker` to `Engine.connect`, by the way most connections are asked for."""
@@ -40,10 +40,11 @@ def place(frame: FrameType | None) -> tuple[CodeType | None, int]:
     """Return the code, and the place in it, that called what runs in this frame."""
     while frame is not None:
         code = frame.f_code
-        if code.co_filename in _known:
+        found = _is_application.get(code.co_filename)
+        if found is None:
+            found = not code.co_filename.startswith(_NOT_THE_APPLICATION)
+            _is_application[code.co_filename] = found
+        if found:
             return code, frame.f_lasti
-        if code.co_filename.startswith(_NOT_THE_APPLICATION):
-            frame = frame.f_back
-        else:
-            _known.add(code.co_filename)
+        frame = frame.f_back
     return None, 0
