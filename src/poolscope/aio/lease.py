@@ -57,8 +57,7 @@ class Lease(Ticket[C], Generic[C]):
         timeout, self.timeout = self.timeout, None
         if timeout is None:
             raise PoolError("a lease can be entered once; call pool.connection() for another")
-        core = driver.core
-        if core.lend(self, now) or core.request(self, now, timeout):
+        if driver.core.lend(self, now) or driver.core.request(self, now, timeout):
             slot: Slot[C] = self.slot  # type: ignore[assignment]
             requested, acquired = driver.bus.request_hooks
             if requested:
