@@ -7,6 +7,7 @@ import time
 from asyncio import current_task
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
+from functools import partial
 from sys import is_finalizing
 from threading import get_ident
 from typing import Any
@@ -28,6 +29,7 @@ from poolscope.events import (
     ConnectionReleased,
     ConnectionRequested,
 )
+from poolscope.functions import terminate
 from poolscope.settings import ConnectionPoolSettings
 from poolscope.sqlalchemy.base import BasePool
 from poolscope.sqlalchemy.places import asker, place
@@ -81,14 +83,13 @@ class AsyncObservedPool(BasePool):
 
     def _ping(self, record: Record) -> bool:
         """Ping; a server that does not answer in time is gone."""
-
-        async def in_time() -> bool:
-            async with asyncio.timeout(self._settings.validate_timeout):
-                return await greenlet_spawn(super(AsyncObservedPool, self)._ping, record)
-
+        jobs, ping = record.driver.jobs, partial(greenlet_spawn, super()._ping, record)
+        limit = self._settings.validate_timeout
         try:
-            return await_only(in_time())
+            return bool(await_only(jobs.call(ping, limit=limit, lease=record.lease)))
         except TimeoutError:
+            # Left to itself it would wait on: asyncpg's ping rolls back when it is cancelled.
+            terminate(record.driver_connection)
             return False
 
     def _give_back(self, record: Record, reason: CloseReason | None) -> None:
