@@ -75,15 +75,12 @@ class Lease(Ticket[C], Generic[C]):
                 if self.slot is None and self.error is None:
                     self.waker = driver.loop.create_future()  # type: ignore[union-attr]
                     await self.waker
-                if driver.core.checks:
+                if core.checks:
                     await driver.validate(self)
             except BaseException as error:
                 driver.withdraw(self, error)
                 raise
-            refused = driver.core.conclude(self, driver.clock())
-            driver.publish()
-            if refused:
-                driver.refuse(self)
+            driver.conclude(self)
             slot = self.slot  # type: ignore[assignment]
         frame = _getframe(1)
         slot.holder, slot.site, slot.instruction = task, frame.f_code, frame.f_lasti

@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import logging
 from functools import partial
-from typing import NoReturn
 
 from poolscope.aio.binding import Binding
 from poolscope.aio.lease import Lease
@@ -46,14 +45,17 @@ class Lending(Binding[C]):
         self.core.withdraw(lease, self.clock(), error, dirty=lease.checking)
         self.pump()
 
-    def refuse(self, lease: Lease[C]) -> NoReturn:
-        """Raise the error with which a request was settled."""
-        verdict, lease.error = lease.error, None
-        assert verdict is not None
-        try:
-            raise verdict
-        finally:
-            del verdict  # its traceback knows this frame
+    def conclude(self, lease: Lease[C]) -> None:
+        """Tell of a request that has its outcome; raise the error if it was refused."""
+        refused = self.core.conclude(lease, self.clock())
+        self.publish()
+        if refused:
+            verdict, lease.error = lease.error, None
+            assert verdict is not None
+            try:
+                raise verdict
+            finally:
+                del verdict  # its traceback knows this frame
 
     async def _check(self, lease: Lease[C], slot: Slot[C]) -> Exception | None:
         """Validate within what is left of the deadline; return why it failed, None if it passed."""
