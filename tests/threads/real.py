@@ -100,10 +100,12 @@ class Recorder:
         # A method of C, which no signal can interrupt before it has done its work.
         pool.bus.subscribe(self.events.append)
 
-    def replay(self) -> Replay:
+    def replay(self, after: int = 0) -> Replay:
+        """Replay what came after an event, by its number."""
         replay = Replay()
         for event in sorted(self.events, key=lambda event: event.sequence):
-            replay(event)
+            if event.sequence > after:
+                replay(event)
         return replay
 
     def check(self, stats: PoolStats) -> Replay:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
 from poolscope import registry
@@ -15,10 +16,15 @@ from poolscope.threads.guard import Guard
 class Binding(Engine[C]):
     """Begins to serve when it is first used, and leaves parents behind."""
 
+    _beginning: threading.RLock
+    """Held by the thread of a child process that begins; others must not count before that."""
+
     def begin(self) -> None:
         """Open the pool if it was never used, and in a child process begin anew."""
         if self._forked:
-            self._begin_in_child()
+            with self._beginning:
+                if self._forked:
+                    self._begin_in_child()
         if self.core.state == "new":
             self.decide(self._open)
 
@@ -53,15 +59,16 @@ class Binding(Engine[C]):
         self.deserted.clear()
         self.begin_telling()
         self.forget_alarm()
+        self._beginning = threading.RLock()
         self.abandon_parent()
         self.count_from_zero()
 
     def _begin_in_child(self) -> None:
-        self._forked = False
         journal = self.core.journal
         records, journal.outbox = journal.outbox, []
         self.publish(records)
         self.count_from_zero()
+        self._forked = False
 
 
 def _live() -> list[Binding[Any]]:

@@ -22,6 +22,11 @@ class Driver(Lending[C]):
     _ending: Once | None = None
     """The end that is under way; None while none is."""
 
+    def leave_parent(self) -> None:
+        """Forget what is the parent's; if that was closing, nobody here is."""
+        self._ending = None
+        super().leave_parent()
+
     def until(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Wait until a condition holds after some decision; False when time is up."""
         deadline = self.clock() + timeout
