@@ -90,8 +90,7 @@ class SyncConnectionPool(BasePool[C]):
         Raises:
             PoolTimeoutError: time is up; the last connect error, if any, is chained.
         """
-        self._driver.begin()
-        self._driver.until_ready(self._limit(timeout), give_up=False)
+        self._driver.wait_ready(self._limit(timeout))
 
     def close(self, timeout: float | None = None) -> None:
         """Close the pool within `timeout` seconds, `close_timeout` by default.

@@ -66,6 +66,13 @@ class Driver(Lending[C]):
         if not ready():
             raise verdicts.timed_out(self.stats(), self.clock() - started, error)
 
+    def wait_ready(self, timeout: float) -> None:
+        """Open the pool if it is new, and wait until it is ready."""
+        if self.warns and self.system.runs_loop():
+            self.warn_of_loop()
+        self.begin()
+        self.until_ready(timeout, give_up=False)
+
     def initialize(self) -> None:
         """Open the pool and wait until it is ready; leave nothing behind if that fails."""
         if self.warns and self.system.runs_loop():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import sys
 import warnings
 import weakref
 from asyncio import CancelledError
@@ -283,5 +284,13 @@ class Requests(Binding[C]):
             f"pool {self.name!r} is for threads, and was called on a running event loop: while it "
             "waits, nothing else runs there. Use ConnectionPool, or asyncio.to_thread().",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=_depth(),
         )
+
+
+def _depth() -> int:
+    """Return how deep the frame that calls this is in the package, for warnings: at least 1."""
+    depth, frame = 0, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("poolscope."):
+        depth, frame = depth + 1, frame.f_back
+    return depth + 1

@@ -6,15 +6,13 @@ import _thread
 import threading
 from collections.abc import Callable
 
-from poolscope.faults import runs_handlers
-
 
 def begin(target: Callable[[], None], name: str, otherwise: Callable[[], None]) -> None:
-    """Begin a thread that does not keep the interpreter from ending.
+    """Begin a thread that does not keep the interpreter from ending; do not wait for it.
 
-    `otherwise` is called if none can be had: the interpreter ends, or there are too many. A signal
-    handler that raises in the midst of `Thread.start()` would leave a thread that neither runs nor
-    goes away; so where handlers run, a thread that is begun in one step begins the other.
+    `otherwise` is called if none can be had: the interpreter ends, or there are too many.
+    `Thread.start()` waits, and a signal handler or a `gevent.Timeout` that raises there would leave
+    a thread that neither runs nor goes away. So another, begun in one step, does that.
     """
 
     def start() -> None:
@@ -23,8 +21,6 @@ def begin(target: Callable[[], None], name: str, otherwise: Callable[[], None]) 
         except RuntimeError:
             otherwise()
 
-    if not runs_handlers():
-        return start()
     try:
         _thread.start_new_thread(start, ())
     except RuntimeError:
