@@ -75,7 +75,7 @@ class Lease(Ticket[C], Generic[C]):
                 if self.slot is None and self.error is None:
                     self.waker = driver.loop.create_future()  # type: ignore[union-attr]
                     await self.waker
-                if core.checks:
+                if driver.core.checks:
                     await driver.validate(self)
             except BaseException as error:
                 driver.withdraw(self, error)
