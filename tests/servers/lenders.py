@@ -17,9 +17,9 @@ from poolscope.testing.server import PrivateServer
 from tests.connectors import kinds
 
 SIZE = 4
-PATIENCE = 1.0
+PATIENCE = 0.7
 """Seconds anything may take for which there is a setting."""
-SLACK = 1.0
+SLACK = 0.8
 """Seconds a busy machine may add."""
 
 TIMES = {"connect_timeout": PATIENCE, "validate_timeout": PATIENCE, "close_timeout": PATIENCE}
@@ -66,8 +66,10 @@ class Lender:
     ask: Callable[[Any, str], Any]
     options: dict[str, Any] = field(default_factory=dict)
     """Of the driver, so that it does not wait for a server for ever."""
-    limit: float | None = PATIENCE
+    enter: float | None = PATIENCE
     """Seconds after which a caller knows what becomes of a request; None: the driver decides."""
+    leave: float | None = PATIENCE
+    """Seconds after which a caller has given back, in the same way."""
 
     def __str__(self) -> str:
         return f"{self.open.__name__} {self.scheme}"
@@ -135,8 +137,10 @@ def _ask_in_thread(scheme: str) -> Callable[[Any, str], Any]:
 def _of_loop(scheme: str, server: type[PrivateServer]) -> Lender:
     if "+" not in scheme:
         return Lender(scheme, server, True, pool, _ask_in_loop(scheme))
-    # What is cancelled ends when the driver, or SQLAlchemy's adapter, has said so to the server.
-    return Lender(scheme, server, True, async_engine, _ask_in_loop(scheme), limit=None)
+    # Its request may ping a connection that is lost, and open another. Who gives back rolls back,
+    # and psycopg wants to have cancelled before.
+    leave = None if scheme == "postgresql+psycopg" else PATIENCE
+    return Lender(scheme, server, True, async_engine, _ask_in_loop(scheme), {}, 2 * PATIENCE, leave)
 
 
 def _of_threads(scheme: str, server: type[PrivateServer], **options: Any) -> Lender:
@@ -144,7 +148,8 @@ def _of_threads(scheme: str, server: type[PrivateServer], **options: Any) -> Len
     if "+" not in scheme:
         return Lender(scheme, server, False, sync_pool, ask, options)
     # Nothing stands between a caller and the driver.
-    return Lender(scheme, server, False, engine, ask, options | {"connect_timeout": 1}, limit=None)
+    options["connect_timeout"] = 1
+    return Lender(scheme, server, False, engine, ask, options, enter=None, leave=None)
 
 
 LENDERS = (
