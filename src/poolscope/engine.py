@@ -16,7 +16,7 @@ from poolscope.core.pool_core import PoolCore
 from poolscope.core.slot import C
 from poolscope.core.strain import Strain
 from poolscope.events import CloseReason, Misuse
-from poolscope.functions import Functions, terminate
+from poolscope.functions import Functions
 from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.settings import ConnectionPoolSettings
 from poolscope.stats import PoolStats
@@ -47,6 +47,7 @@ class BaseEngine(Generic[C]):
         self.clock = clock
         self.timeout = self.settings.acquire_timeout
         self.resets = functions.reset_func is not None
+        self.terminate = functions.terminate
         self.checks = self.settings.validate_on_acquire and functions.validate_func is not None
         self.metrics = metrics
         self.core: PoolCore[C]
@@ -110,7 +111,7 @@ class BaseEngine(Generic[C]):
         if not left or self.core.state == "closed":
             return
         for connection in left:
-            terminate(connection)
+            self.terminate(connection)
         warnings.warn(
             f"pool {self.name!r} was lost with {len(left)} open connections; close it, or use it "
             f"as `{self.kind}`",

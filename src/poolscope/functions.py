@@ -1,7 +1,8 @@
-"""What an application gives a pool to work with: how to open, check, reset and close."""
+"""What an application gives a pool to work with: how to open, check, reset, close and drop."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -45,12 +46,13 @@ def interrupter(function: Callable[..., Any]) -> Callable[[Any], object] | None:
 
 @dataclass(slots=True, repr=False)  # a factory may hold a DSN
 class Functions(Generic[C]):
-    """The four functions of one pool."""
+    """The functions of one pool."""
 
     factory: Factory[C]
     validate_func: Function[C] | None = None
     close_func: Function[C] | None = None
     reset_func: Function[C] | None = None
+    terminate_func: Function[C] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be called, before any connection is lost over it."""
@@ -58,11 +60,21 @@ class Functions(Generic[C]):
             # Never its value: somebody may have given the DSN, and its password, by mistake.
             kind = type(self.factory).__name__
             raise ValueError(f"factory must be a function that opens a connection: got a {kind}")
-        for name in ("validate_func", "close_func", "reset_func"):
+        for name in ("validate_func", "close_func", "reset_func", "terminate_func"):
             function = getattr(self, name)
             if function is not None and not callable(function):
                 kind = type(function).__name__
                 raise ValueError(f"{name} must be callable or None: got a {kind}")
+        if inspect.iscoroutinefunction(self.terminate_func):
+            raise ValueError("terminate_func must be plain: there may be no event loop to await it")
+
+    def terminate(self, connection: Any) -> bool:
+        """Drop a connection without saying goodbye; False if nobody knows how, or it failed."""
+        return terminate(connection, self.terminate_func)
+
+    def can_terminate(self, connection: Any) -> bool:
+        """Tell whether somebody knows how to drop such a connection."""
+        return self.terminate_func is not None or hasattr(connection, "terminate")
 
 
 def close_plainly(connection: Any) -> Any:
@@ -71,10 +83,13 @@ def close_plainly(connection: Any) -> Any:
     return close() if callable(close) else None
 
 
-def terminate(connection: Any) -> bool:
-    """Drop a connection without saying goodbye, if it knows how (as asyncpg's do)."""
+def terminate(connection: Any, terminate_func: Function[Any] | None = None) -> bool:
+    """Drop a connection by that function, or by its own `terminate()` (as asyncpg's have)."""
     try:
-        connection.terminate()
+        if terminate_func is not None:
+            terminate_func(connection)
+        else:
+            connection.terminate()
     except Exception:  # it cannot, or its event loop is gone: nothing more can be done
         return False
     return True

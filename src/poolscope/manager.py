@@ -37,6 +37,7 @@ class PoolManager:
         close_func: Function[Any] | None = None,
         *,
         reset_func: Function[Any] | None = None,
+        terminate_func: Function[Any] | None = None,
         required: bool = True,
     ) -> ConnectionPool[Any]:
         """Make and open a pool; one that is not `required` goes on trying in the background.
@@ -48,7 +49,12 @@ class PoolManager:
         """
         settings = (settings or ConnectionPoolSettings()).copy(name=name)
         pool: ConnectionPool[Any] = ConnectionPool(
-            factory, settings, validate_func, close_func, reset_func=reset_func
+            factory,
+            settings,
+            validate_func,
+            close_func,
+            reset_func=reset_func,
+            terminate_func=terminate_func,
         )
         if not self._metrics_enabled:
             pool.get_metrics().unsubscribe()

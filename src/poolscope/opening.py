@@ -44,6 +44,7 @@ async def create_pool(
         recipe.close_func,
         metrics,
         reset_func=recipe.reset_func,
+        terminate_func=recipe.terminate_func,
         bus=bus,
     )
     try:
@@ -74,6 +75,7 @@ def create_sync_pool(
         recipe.close_func,
         metrics,
         reset_func=recipe.reset_func,
+        terminate_func=recipe.terminate_func,
         bus=bus,
     )
     try:

@@ -32,6 +32,9 @@ class ConnectionPool(BasePool[C]):
         close_func: closes a connection; by default its own `close()` is called.
         metrics: counts what happens; by default a new `ConnectionPoolMetrics`.
         reset_func: makes a connection clean when it comes back (asyncpg: `lambda c: c.reset()`).
+        terminate_func: drops a connection at once, when `close_func` fails or there is no time for
+            it; by default its own `terminate()`, if it has one. A plain function, which any thread
+            may call, and which waits for nothing.
         bus: parent of the pool's own event bus; by default the one all pools share.
         clock: monotonic clock in seconds, for tests.
 
@@ -48,11 +51,12 @@ class ConnectionPool(BasePool[C]):
         metrics: ConnectionPoolMetrics | None = None,
         *,
         reset_func: Function[C] | None = None,
+        terminate_func: Function[C] | None = None,
         bus: EventBus | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make a pool. It opens with `initialize()`, or with the first acquire."""
-        connector = Connector(factory, validate_func, close_func, reset_func)
+        connector = Connector(factory, validate_func, close_func, reset_func, terminate_func)
         self._driver: Driver[C] = Driver(
             checked_settings(settings),
             connector,

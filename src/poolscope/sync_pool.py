@@ -35,6 +35,8 @@ class SyncConnectionPool(BasePool[C]):
         close_func: closes a connection; by default its own `close()` is called.
         metrics: counts what happens; by default a new `ConnectionPoolMetrics`.
         reset_func: makes a connection clean when it comes back; called as `validate_func` is.
+        terminate_func: drops a connection at once, when `close_func` fails or takes too long; by
+            default its own `terminate()`, if it has one. It waits for nothing.
         connect_inline: connect and close in the thread of the caller who caused it. It then waits
             for its own connect, however long that takes.
         bus: parent of the pool's own event bus; by default the one all pools share.
@@ -54,6 +56,7 @@ class SyncConnectionPool(BasePool[C]):
         metrics: ConnectionPoolMetrics | None = None,
         *,
         reset_func: Function[C] | None = None,
+        terminate_func: Function[C] | None = None,
         connect_inline: bool = False,
         bus: EventBus | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -62,7 +65,7 @@ class SyncConnectionPool(BasePool[C]):
         """Make a pool. It opens with `initialize()`, or with the first acquire."""
         self._driver: Driver[C] = Driver(
             checked_settings(settings),
-            Functions(factory, validate_func, close_func, reset_func),
+            Functions(factory, validate_func, close_func, reset_func, terminate_func),
             EventBus(bus or ROOT),
             clock,
             metrics if metrics is not None else ConnectionPoolMetrics(),

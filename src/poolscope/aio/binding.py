@@ -21,7 +21,6 @@ from poolscope.core.slot import C
 from poolscope.engine import keep_from_parent
 from poolscope.errors import WrongLoopError
 from poolscope.events import CloseReason, Misuse
-from poolscope.functions import terminate
 
 
 class Binding(Engine[C]):
@@ -87,7 +86,7 @@ class Binding(Engine[C]):
         """Let go of what a closed loop has left behind."""
         for slot in self.core.places.slots:
             if slot.connection is not None:
-                terminate(slot.connection)
+                self.terminate(slot.connection)
         error = RuntimeError("the event loop of this pool was closed")
         self.core.abandon(CloseReason.BROKEN, error, self.clock())
         if self._halted:  # by the end of that loop; nobody closed the pool

@@ -10,13 +10,13 @@ from functools import partial
 from typing import Any
 
 from poolscope.aio.jobs import Jobs
-from poolscope.functions import C, Function, Functions, close_plainly, terminate
+from poolscope.functions import C, Function, Functions, close_plainly
 from poolscope.settings import ConnectionPoolSettings
 
 
 @dataclass(slots=True, repr=False)
 class Connector(Functions[C]):
-    """Calls the four functions, each plain or async, with the time limits of the settings."""
+    """Calls the functions, each plain or async, with the time limits of the settings."""
 
     @property
     def plain_check(self) -> Function[C] | None:
@@ -31,8 +31,8 @@ class Connector(Functions[C]):
             if connection is None:
                 return
             closing = self.close(connection, jobs, settings)
-            if hasattr(connection, "terminate"):
-                jobs.say_goodbye(closing, partial(terminate, connection))
+            if self.can_terminate(connection):
+                jobs.say_goodbye(closing, partial(self.terminate, connection))
             else:
                 jobs.start(closing)
 
@@ -65,9 +65,9 @@ class Connector(Functions[C]):
         try:
             await jobs.call(close, connection, limit=settings.close_timeout)
         except Exception as error:
-            terminate(connection)
+            self.terminate(connection)
             return error
         except BaseException:
-            terminate(connection)
+            self.terminate(connection)
             raise
         return None

@@ -102,7 +102,8 @@ class Driver(Lending[C]):
             await self.jobs.join(deadline - self.clock())
         finally:
             self.jobs.hurry()
-            _cancel(slot for slot in core.closing if hasattr(slot.connection, "terminate"))
+            can = self.connector.can_terminate
+            _cancel(slot for slot in core.closing if can(slot.connection))
             await self.jobs.settle()
             self._finish()
 

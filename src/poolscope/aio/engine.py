@@ -26,7 +26,6 @@ from poolscope.core.ticket import NOTHING, Chores
 from poolscope.engine import BaseEngine
 from poolscope.events import CloseFailed, Misuse, MisuseDetected, SubscriberFailed
 from poolscope.faults import where
-from poolscope.functions import terminate
 from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.settings import ConnectionPoolSettings
 
@@ -105,7 +104,7 @@ class Engine(BaseEngine[C]):
             opening.add_done_callback(ended, context=jobs.context)
         for slot in chores.close:
             assert slot.connection is not None
-            if jobs.hurried and terminate(slot.connection):
+            if jobs.hurried and self.terminate(slot.connection):
                 core.disconnected(slot, now)
                 continue
             slot.holder = closing = jobs.start(connector.close(slot.connection, jobs, settings))
@@ -196,7 +195,7 @@ class Engine(BaseEngine[C]):
         name, connection = slot.connection_id, slot.connection
         core.disconnected(slot, now)
         if task.cancelled():
-            terminate(connection)
+            self.terminate(connection)
             self.halt()
         elif error := task.result():
             core.journal.record(CloseFailed, now, name, error)
@@ -217,7 +216,7 @@ class Engine(BaseEngine[C]):
         for slot in chores.connect:
             self.core.connect_failed(slot, error, self.clock(), abandoned=True)
         for slot in chores.close:
-            terminate(slot.connection)
+            self.terminate(slot.connection)
             self.core.disconnected(slot, self.clock())
 
     # What it tells

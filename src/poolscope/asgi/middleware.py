@@ -130,6 +130,7 @@ class ConnectionPoolMiddleware:
                     recipe.validate_func,
                     recipe.close_func,
                     reset_func=recipe.reset_func,
+                    terminate_func=recipe.terminate_func,
                     required=given.required,
                 )
                 opened.append(name)

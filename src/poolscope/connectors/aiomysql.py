@@ -11,27 +11,17 @@ from poolscope.connectors.recipe import Recipe
 from poolscope.connectors.urls import Address
 
 
-class Connection(aiomysql.Connection):  # type: ignore[misc]
-    """A connection that can be dropped without a word to the server."""
-
-    def terminate(self) -> None:
-        """Close the socket now, whatever is still to be sent."""
-        if self._writer is not None:
-            self._writer.transport.abort()
-        self.close()
-
-
 def recipe(address: Address, connect_timeout: float | None, options: dict[str, Any]) -> Recipe:
     """Return what opens `aiomysql.Connection`s; options are those of `aiomysql.connect`."""
     options = {"connect_timeout": connect_timeout} | parameters(address, "db") | options
     autocommit = options.get("autocommit", False)
 
-    async def connect() -> Connection:
-        connection = Connection(**options)
+    async def connect() -> Any:
+        connection = aiomysql.Connection(**options)
         try:
             await connection._connect()
         except BaseException:  # a cancelled connect leaves its socket open
-            connection.terminate()
+            terminate(connection)
             raise
         return connection
 
@@ -42,7 +32,7 @@ def recipe(address: Address, connect_timeout: float | None, options: dict[str, A
         if autocommit is not None and connection.get_autocommit() != autocommit:
             await connection.autocommit(autocommit)
 
-    return address.recipe(connect, _check, reset, _close)
+    return address.recipe(connect, _check, reset, _close, terminate)
 
 
 async def _check(connection: Any) -> bool:
@@ -52,3 +42,10 @@ async def _check(connection: Any) -> bool:
 
 async def _close(connection: Any) -> None:
     await connection.ensure_closed()
+
+
+def terminate(connection: Any) -> None:
+    """Close the socket now, whatever is still to be sent."""
+    if connection._writer is not None:
+        connection._writer.transport.abort()
+    connection.close()

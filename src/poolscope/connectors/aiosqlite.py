@@ -11,6 +11,9 @@ from poolscope.connectors.recipe import Recipe
 from poolscope.connectors.sqlite import parameters
 from poolscope.connectors.urls import Address
 
+_LONGEST_END = 1.0
+"""Seconds. What was interrupted ends sooner, unless it waits for another's lock on the file."""
+
 
 def recipe(address: Address, connect_timeout: float | None, options: dict[str, Any]) -> Recipe:
     """Return what opens `aiosqlite.Connection`s; options are those of `aiosqlite.connect`.
@@ -28,7 +31,7 @@ def recipe(address: Address, connect_timeout: float | None, options: dict[str, A
             await asyncio.to_thread(opening._thread.join)
             raise
 
-    return address.recipe(connect, _check, _reset, _close)
+    return address.recipe(connect, _check, _reset, _close, terminate)
 
 
 async def _check(connection: aiosqlite.Connection) -> bool:
@@ -47,3 +50,11 @@ async def _close(connection: aiosqlite.Connection) -> None:
     except ValueError:
         return  # it is closed
     await connection.close()
+
+
+def terminate(connection: aiosqlite.Connection) -> None:
+    """Have its thread close the file and end, whatever it is at."""
+    connection._conn.interrupt()
+    connection.stop()
+    # It is about to tell the loop that it ends, and the loop may be gone soon.
+    connection._thread.join(_LONGEST_END)

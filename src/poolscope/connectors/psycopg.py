@@ -38,7 +38,7 @@ def recipe(address: Address, connect_timeout: float | None, options: dict[str, A
             if getattr(connection, mode) is not None:
                 setattr(connection, mode, None)
 
-    return address.recipe(connect, _check, reset, _close)
+    return address.recipe(connect, _check, reset, _close, terminate)
 
 
 def _read(url: str) -> dict[str, Any]:
@@ -82,3 +82,16 @@ def _close(connection: Any) -> None:
         connection.close()
     finally:
         connection.lock.release()
+
+
+def terminate(connection: Any) -> None:
+    """Close the socket now, also of an `AsyncConnection`. Who waits in it is left the rest."""
+    shut_down(connection)
+    if isinstance(connection, psycopg.AsyncConnection):
+        if not connection.lock.locked():
+            connection.pgconn.finish()
+    elif connection.lock.acquire(blocking=False):
+        try:
+            connection.close()
+        finally:
+            connection.lock.release()

@@ -31,7 +31,7 @@ def recipe(address: Address, connect_timeout: float | None, options: dict[str, A
         if autocommit is not None and connection.get_autocommit() != autocommit:
             connection.autocommit(autocommit)
 
-    return address.recipe(connect, _check, reset, _close)
+    return address.recipe(connect, _check, reset, _close, terminate)
 
 
 @prompt(shut_down)
@@ -44,3 +44,9 @@ def _close(connection: Any) -> None:
     if connection.open:
         hang_up(connection)  # or it would wait for its holder, who may wait for the server
         connection.close()
+
+
+def terminate(connection: Any) -> None:
+    """Close the socket now, without a word to the server."""
+    shut_down(connection)
+    connection._force_close()

@@ -46,6 +46,8 @@ class Recipe:
     """Makes a connection clean for the next borrower; raises if it is broken, or cannot be."""
     close_func: Callable[[Any], Any] = field(repr=False)
     """Closes a connection in the orderly way."""
+    terminate_func: Callable[[Any], Any] | None = field(repr=False)
+    """Drops a connection at once, whoever waits in it; None: its own `terminate()` does."""
     target: Target
     """What it connects to, in the words of telemetry."""
     name: str

@@ -70,7 +70,7 @@ def recipe(address: Address, connect_timeout: float | None, options: dict[str, A
         retry = {"retry": Retry(NoBackoff(), 0)}
         return Client.from_url(address.url, single_connection_client=True, **(retry | options))
 
-    return address.recipe(connect, _check, _reset, _close)
+    return address.recipe(connect, _check, _reset, _close, _close)  # which says no goodbye
 
 
 def _is_connected(client: Client) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
+from operator import methodcaller
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, NullPool, create_engine, make_url
@@ -28,6 +30,15 @@ _TIMEOUTS = {
 }
 """What a driver calls the time that connecting may take."""
 
+_TERMINATORS = {
+    "aiomysql": "aiomysql",
+    "aiosqlite": "aiosqlite",
+    "psycopg": "psycopg",
+    "psycopg_async": "psycopg",
+    "pymysql": "pymysql",
+    "pysqlite": "sqlite3",
+}
+"""Modules of this package which know how to drop a driver's connections."""
 
 _INTERRUPTIBLE = frozenset({"psycopg", "pymysql", "pysqlite"})
 """Drivers whose waiting can be cut short, or which never wait for a server."""
@@ -45,9 +56,10 @@ def recipe(address: Address, connect_timeout: float | None, options: dict[str, A
     def connect() -> Connection:  # a method of the engine would show the user in its repr
         return engine.connect()
 
+    drop = terminator(engine.dialect.driver)
     if engine.dialect.driver in _INTERRUPTIBLE:
-        return address.recipe(connect, _check_here, _reset_here, close)
-    return address.recipe(connect, check, reset, close)
+        return address.recipe(connect, _check_here, _reset_here, close, drop)
+    return address.recipe(connect, check, reset, close, drop)
 
 
 def make_engine(
@@ -129,3 +141,16 @@ def _reset_here(connection: Connection) -> None:
 def close(connection: Connection) -> None:
     """Close the connection of the driver, too: there is no pool it could go back to."""
     connection.close()
+
+
+def terminator(driver: str) -> Callable[[Connection], None]:
+    """Return what drops a connection of that driver, without SQLAlchemy's usual ways."""
+    drop: Callable[[Any], object] = methodcaller("terminate")  # as asyncpg's
+    if driver in _TERMINATORS:
+        drop = import_module(f"poolscope.connectors.{_TERMINATORS[driver]}").terminate
+
+    def terminate(connection: Connection) -> None:
+        drop(connection.connection.driver_connection)
+        connection.detach()  # or SQLAlchemy would reset it, and complain, when it is forgotten
+
+    return terminate

@@ -12,7 +12,14 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from poolscope.connectors.recipe import Recipe
-from poolscope.connectors.sqlalchemy import check, close, make_engine, refuse_spoilt, reset
+from poolscope.connectors.sqlalchemy import (
+    check,
+    close,
+    make_engine,
+    refuse_spoilt,
+    reset,
+    terminator,
+)
 from poolscope.connectors.urls import Address
 
 
@@ -39,7 +46,13 @@ def _on_the_loop(address: Address, engine: AsyncEngine) -> Recipe:
             clear_frames(error.__traceback__)
             raise
 
-    return address.recipe(connect, _check, _reset, _close)
+    drop = terminator(engine.dialect.driver)
+
+    def terminate(connection: AsyncConnection) -> None:
+        if connection.sync_connection is not None:
+            drop(connection.sync_connection)
+
+    return address.recipe(connect, _check, _reset, _close, terminate)
 
 
 async def _check(connection: AsyncConnection) -> bool:
@@ -73,7 +86,8 @@ def _off_the_loop(address: Address, engine: Engine) -> Recipe:
     async def close_it(connection: Connection) -> None:
         await asyncio.to_thread(close, connection)
 
-    return address.recipe(connect, check_it, reset_it, close_it)
+    drop = terminator(engine.dialect.driver)
+    return address.recipe(connect, check_it, reset_it, close_it, drop)
 
 
 class _Opening:

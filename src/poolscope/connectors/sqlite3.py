@@ -21,7 +21,7 @@ def recipe(address: Address, connect_timeout: float | None, options: dict[str, A
     def connect() -> Any:
         return sqlite3.connect(**options)
 
-    return address.recipe(connect, _check, _reset, _close)
+    return address.recipe(connect, _check, _reset, _close, terminate)
 
 
 @prompt()
@@ -37,4 +37,10 @@ def _reset(connection: sqlite3.Connection) -> None:
 
 
 def _close(connection: sqlite3.Connection) -> None:
+    connection.close()
+
+
+def terminate(connection: sqlite3.Connection) -> None:
+    """Close the file; a thread that is at work on it ends with an error first."""
+    connection.interrupt()
     connection.close()

@@ -39,10 +39,12 @@ class Address:
         validate_func: Callable[[Any], Any],
         reset_func: Callable[[Any], Any],
         close_func: Callable[[Any], Any],
+        terminate_func: Callable[[Any], Any] | None = None,
     ) -> Recipe:
         """Return the functions with what may be told of this address."""
         name = _name(self.target) or self.scheme.partition("+")[0]
-        return Recipe(factory, validate_func, reset_func, close_func, self.target, name)
+        functions = factory, validate_func, reset_func, close_func, terminate_func
+        return Recipe(*functions, self.target, name)
 
 
 def read(url: str) -> Address:

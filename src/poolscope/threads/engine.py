@@ -11,7 +11,7 @@ from typing import Any
 
 from poolscope.core.slot import C, Slot
 from poolscope.events import CloseFailed
-from poolscope.functions import close_plainly, terminate
+from poolscope.functions import close_plainly
 from poolscope.threads.call import Call
 from poolscope.threads.turns import Turns
 
@@ -66,7 +66,7 @@ class Engine(Turns[C]):
 
     def _late_closed(self, connection: Any, call: Call, _now: float) -> None:
         if call.error is not None:
-            self.afterwards.append(partial(terminate, connection))
+            self.afterwards.append(partial(self.terminate, connection))
 
     def closing(self, slot: Slot[C]) -> Call:
         """Return the call that closes the connection of a slot."""
@@ -92,7 +92,7 @@ class Engine(Turns[C]):
             return
         name = slot.connection_id
         if call.error is not None:
-            self.afterwards.append(partial(terminate, slot.connection))
+            self.afterwards.append(partial(self.terminate, slot.connection))
             self.core.journal.record(CloseFailed, now, name, call.error)
         self.core.disconnected(slot, now)
 
