@@ -6,10 +6,9 @@ of the last one, though not the interleaving, which is the system's.
 
 import os
 import random
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 
 import pytest
@@ -34,12 +33,7 @@ FRESH_SEED = int(os.environ.get("POOLSCOPE_SEED") or random.SystemRandom().getra
 SEEDS = (*range(4), FRESH_SEED)
 
 
-@pytest.fixture(autouse=True)
-def frequent_switches() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
+pytestmark = pytest.mark.usefixtures("frequent_switches")
 
 
 class Storm:

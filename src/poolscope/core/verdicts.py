@@ -58,12 +58,14 @@ def queue_full(stats: PoolStats, max_waiting: int) -> PoolError:
 def connects_failed(stats: PoolStats, attempts: int, error: BaseException) -> PoolError:
     """Return the error of a request that has seen too many connects fail."""
     if isinstance(error, ValidationFailedError):
-        return ValidationFailedError(
+        refusal = ValidationFailedError(
             f"pool {stats.pool!r} opened connections, but validate_func refused them "
             f"{attempts} times in a row: {stats}. Check validate_func, and whether the server "
             "is what it should be (a read-only replica after a failover?).",
             stats,
         )
+        refusal.__cause__ = error.__cause__
+        return refusal
     verdict = ConnectFailedError(
         f"pool {stats.pool!r} could not connect, {attempts} times in a row "
         f"({type(error).__name__}, chained above): {stats}. Check that the server runs, is "

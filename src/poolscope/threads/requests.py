@@ -202,7 +202,7 @@ class Requests(Binding[C]):
             return None  # taken back meanwhile, because the pool closed
         limit = min(self.settings.validate_timeout, lease.deadline - self.clock())
         try:
-            if is_prompt(check) or limit == math.inf:
+            if is_prompt(check) or self.settings.validate_timeout == math.inf:
                 valid = self.guarded(lease.id, limit, check, connection)
             else:
                 valid = self._within(limit, name_of(check), partial(check, connection))
