@@ -9,10 +9,11 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.connection import parse_url
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from poolscope.connectors.recipe import Recipe
-from poolscope.connectors.redis_options import check_url, parameters, refuse_unless_quiet
+from poolscope.connectors.redis_options import check_url, explain, parameters, refuse_unless_quiet
 from poolscope.connectors.sockets import shut_down
 from poolscope.connectors.urls import Address
 from poolscope.functions import prompt
@@ -68,7 +69,11 @@ def recipe(address: Address, connect_timeout: float | None, options: dict[str, A
     def connect() -> Any:
         # By itself a client connects anew when a connection is lost, and the pool never knows.
         retry = {"retry": Retry(NoBackoff(), 0)}
-        return Client.from_url(address.url, single_connection_client=True, **(retry | options))
+        try:
+            return Client.from_url(address.url, single_connection_client=True, **(retry | options))
+        except RedisError as error:
+            explain(error)
+            raise
 
     return address.recipe(connect, _check, _reset, _close, _close)  # which says no goodbye
 

@@ -12,7 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from poolscope.connectors.recipe import Recipe
-from poolscope.connectors.redis_options import check_url, parameters, refuse_unless_quiet
+from poolscope.connectors.redis_options import check_url, explain, parameters, refuse_unless_quiet
 from poolscope.connectors.urls import Address
 
 
@@ -92,7 +92,8 @@ def recipe(address: Address, connect_timeout: float | None, options: dict[str, A
         )
         try:
             await client.initialize()
-        except BaseException:
+        except BaseException as error:
+            explain(error)
             await client.aclose()
             raise
         return client

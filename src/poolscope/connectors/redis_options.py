@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ssl import SSLCertVerificationError
 from typing import Any
 
 from poolscope.connectors.recipe import Unfit
@@ -27,6 +28,16 @@ def check_url(parse: Any, address: Address) -> None:
     except ValueError:
         pass  # and is forgotten: its text may hold parts of the URL
     raise refusal("redis-py cannot read it")
+
+
+def explain(error: BaseException) -> None:
+    """Note below an error of a connect what can be done, if the certificate is not trusted."""
+    if isinstance(error.__cause__ or error.__context__, SSLCertVerificationError):
+        error.add_note(
+            "The server's certificate was not signed by an authority known here, or is for another "
+            "host. Name the file of the authority, as in rediss://…?ssl_ca_certs=/etc/ssl/ca.pem, "
+            "or the host as the certificate does."
+        )
 
 
 def refuse_unless_quiet(connected: bool, busy: bool) -> None:
