@@ -138,16 +138,16 @@ def _of_loop(scheme: str, server: type[PrivateServer]) -> Lender:
     if "+" not in scheme:
         return Lender(scheme, server, True, pool, _ask_in_loop(scheme))
     # Its request may ping a connection that is lost, and open another. Who gives back rolls back,
-    # and psycopg wants to have cancelled before.
-    leave = None if scheme == "postgresql+psycopg" else PATIENCE
-    return Lender(scheme, server, True, async_engine, _ask_in_loop(scheme), {}, 2 * PATIENCE, leave)
+    # which waits for the server.
+    asked = _ask_in_loop(scheme)
+    return Lender(scheme, server, True, async_engine, asked, enter=2 * PATIENCE, leave=None)
 
 
 def _of_threads(scheme: str, server: type[PrivateServer], **options: Any) -> Lender:
     ask = _ask_in_thread(scheme)
     if "+" not in scheme:
         return Lender(scheme, server, False, sync_pool, ask, options)
-    # Nothing stands between a caller and the driver.
+    # It connects and rolls back in the caller's thread, where the driver has its own limits.
     options["connect_timeout"] = 1
     return Lender(scheme, server, False, engine, ask, options, enter=None, leave=None)
 

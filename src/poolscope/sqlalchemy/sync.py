@@ -9,6 +9,7 @@ from threading import get_ident
 from typing import Any
 
 from poolscope.bus import EventBus
+from poolscope.connectors.sockets import shut_down
 from poolscope.core.slot import IN_USE, Slot
 from poolscope.events import CloseReason
 from poolscope.functions import Functions
@@ -60,6 +61,21 @@ class ObservedPool(BasePool):
         slot.site, slot.instruction = place(asker())
         loan.slot = None  # the record is given back, not the loan
         return record
+
+    def _ping(self, record: Record) -> bool:
+        """Ping; a server that does not answer in time is gone."""
+        guard, lease, limit = record.driver.guard, record.lease, self._settings.validate_timeout
+        guard.begin(lease, limit, shut_down, record.driver_connection)
+        try:
+            alive = super()._ping(record)
+        except Exception:
+            if guard.end(lease):
+                raise
+            return False
+        except BaseException:
+            guard.end(lease)
+            raise
+        return guard.end(lease) and alive
 
     def _do_return_conn(self, record: Any) -> None:
         if record.dbapi_connection is None or record.ending or record.slot.lease != record.lease:
