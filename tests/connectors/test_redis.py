@@ -1,7 +1,9 @@
 """Redis in both modes: one client is one connection, whatever is done with it."""
 
 import asyncio
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -9,20 +11,35 @@ import pytest
 import redis
 
 from poolscope.connectors import for_asyncio, for_threads
-from poolscope.errors import ConnectFailedError
+from poolscope.errors import ConnectFailedError, PoolTimeoutError
 from poolscope.events import CloseReason, ConnectionClosed
 from poolscope.faults import classify
-from poolscope.opening import create_pool
+from poolscope.opening import create_pool, create_sync_pool
 from poolscope.pool import ConnectionPool
 from poolscope.reasons import ConnectFault
+from poolscope.sync_pool import SyncConnectionPool
+from poolscope.testing.redis import RedisServer
 from tests.connectors.kinds import count, settled
 from tests.support import run
 
 CANARY = "can" + "ary"
+IMPATIENT: dict[str, Any] = {"max_size": 1, "acquire_timeout": 0.5, "validate_timeout": 0.2}
 STRANGE = "s/e?c#r:e@t %&=+"
 
 
-def closed(pool: ConnectionPool[Any]) -> list[CloseReason]:
+@contextmanager
+def paused(server: RedisServer) -> Iterator[None]:
+    """A server that hangs, for a short time."""
+    began = time.monotonic()
+    server.pause()
+    try:
+        yield
+        assert time.monotonic() - began < 2.0
+    finally:
+        server.resume()
+
+
+def closed(pool: ConnectionPool[Any] | SyncConnectionPool[Any]) -> list[CloseReason]:
     reasons: list[CloseReason] = []
     pool.bus.subscribe(lambda event: reasons.append(event.reason), ConnectionClosed)
     return reasons
@@ -125,6 +142,26 @@ def test_a_reply_nobody_has_read_never_reaches_the_next_borrower(redis_server):
             assert reasons == [CloseReason.RESET]
 
     run(main())
+
+
+def test_a_check_that_waits_for_a_server_that_hangs_is_cut_short(redis_server):
+    async def main() -> None:
+        async with await create_pool(redis_server.url, **IMPATIENT) as pool:
+            reasons = closed(pool)
+            with paused(redis_server), pytest.raises(PoolTimeoutError):
+                await pool.acquire()
+            assert reasons == [CloseReason.VALIDATION]
+            async with pool.connection(timeout=10) as client:
+                assert await client.echo("42") == b"42"
+
+    run(main())
+    with create_sync_pool(redis_server.url, **IMPATIENT) as pool:
+        reasons = closed(pool)
+        with paused(redis_server), pytest.raises(PoolTimeoutError):
+            pool.acquire()
+        assert reasons == [CloseReason.VALIDATION]
+        with pool.connection(timeout=10) as client:
+            assert client.echo("42") == b"42"
 
 
 def test_a_wrong_password_is_told_as_such_and_not_repeated(redis_server):

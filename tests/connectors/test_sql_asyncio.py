@@ -1,6 +1,7 @@
 """Databases under asyncio: real servers, and the server's own view of what happened."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -9,7 +10,7 @@ import aiomysql
 import pytest
 
 from poolscope.connectors import Recipe, for_asyncio
-from poolscope.errors import ConnectFailedError
+from poolscope.errors import ConnectFailedError, PoolTimeoutError
 from poolscope.events import CloseReason, ConnectionClosed, ConnectionOpened
 from poolscope.faults import classify
 from poolscope.opening import create_pool
@@ -169,6 +170,25 @@ def test_a_wrong_password_is_told_as_such_and_not_repeated(place):
         assert failed.value.__cause__ is not None
         assert classify(failed.value.__cause__) is ConnectFault.AUTH
         assert CANARY not in str(failed.value)
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", parameters(*SERVERS))
+def test_a_check_that_waits_for_a_server_that_hangs_is_cut_short(place):
+    async def main() -> None:
+        async with watched(place, acquire_timeout=0.5, validate_timeout=0.2) as w:
+            place.server.pause()
+            try:
+                began = time.monotonic()
+                with pytest.raises(PoolTimeoutError):
+                    await w.pool.acquire()
+                assert time.monotonic() - began < 2.0
+                assert w.closed == [CloseReason.VALIDATION]
+            finally:
+                place.server.resume()
+            async with w.pool.connection(timeout=10) as connection:
+                assert await place.kind.run(connection, "select 42") == 42
 
     run(main())
 
