@@ -86,7 +86,7 @@ class AsyncObservedPool(BasePool):
         jobs, ping = record.driver.jobs, partial(greenlet_spawn, super()._ping, record)
         limit = self._settings.validate_timeout
         try:
-            return bool(await_only(jobs.call(ping, limit=limit, lease=record.lease)))
+            return bool(await_only(jobs.call(ping, limit=limit)))
         except TimeoutError:
             # Left to itself it would wait on: asyncpg's ping rolls back when it is cancelled.
             terminate(record.driver_connection)
