@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 import psycopg
+from psycopg import generators
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 
 from poolscope.connectors import keepalive
 from poolscope.connectors.recipe import Recipe, Unfit
@@ -51,15 +52,10 @@ def _read(url: str) -> dict[str, Any]:
 
 @prompt(shut_down)
 def _check(connection: Any) -> bool:
-    if connection.autocommit or connection.info.transaction_status != TransactionStatus.IDLE:
-        connection.execute("")
-        return True
-    connection.autocommit = True  # else a transaction would begin
-    try:
-        connection.execute("")
-    finally:
-        connection.autocommit = False
-    return True
+    with connection.lock:  # below cursors, which would begin a transaction
+        connection.pgconn.send_query(b"")
+        results = connection.wait(generators.execute(connection.pgconn))
+    return bool(results[-1].status == ExecStatus.EMPTY_QUERY)
 
 
 def _roll_back(connection: Any) -> None:
