@@ -22,6 +22,7 @@ from poolscope.buffer import Buffer, Origin
 from poolscope.events import (
     EVENT_TYPES,
     ConnectionAcquired,
+    ConnectionReleased,
     ConnectionRequested,
     Event,
     SubscriberFailed,
@@ -35,8 +36,7 @@ Tap = Callable[..., object]
 
 FAILURES_ALLOWED = 10
 CALM_AGAIN = 60.0
-"""Seconds without a failure, after which failures are counted anew. A handler's success does the
-same at once; whether a tap succeeds is not looked at, for it would cost every call."""
+"""Seconds without a failure, after which failures are counted anew, as after a handler's success."""
 
 # Held while subscriptions change, never while events are delivered.
 _lock = threading.RLock()
@@ -164,7 +164,8 @@ class EventBus(Origin):
         self.hooks: dict[type[Event], tuple[Tap, ...]] = dict.fromkeys(EVENT_TYPES, ())
         """What to call for each event type. The mapping stays the same object for ever."""
         self.request_hooks: tuple[tuple[Tap, ...], tuple[Tap, ...]] = ((), ())
-        """`hooks` of ConnectionRequested and ConnectionAcquired, for those in a hurry."""
+        """Those of ConnectionRequested and ConnectionAcquired, for who is in a hurry."""
+        self.release_hooks: tuple[Tap, ...] = ()
         self.forget()
         self.owner: Callable[[], Owner | None] = _nobody
         """Returns who is told when a subscriber raises: weakly, as the owner holds the bus."""
@@ -251,6 +252,7 @@ class EventBus(Origin):
             handlers = tuple(s for s in everyone if s.call is not None and kind in s.kinds)
             self.hooks[kind] = (*taps, _builder(self, kind, handlers)) if handlers else taps
         self.request_hooks = (self.hooks[ConnectionRequested], self.hooks[ConnectionAcquired])
+        self.release_hooks = self.hooks[ConnectionReleased]
         for child in tuple(self._children or ()):
             child._compile()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import _get_running_loop
 from sys import _getframe
 from threading import get_ident
 from types import TracebackType
@@ -61,7 +62,7 @@ class SyncLease(Ticket[C], Generic[C]):
         if timeout is None:
             raise PoolError("a lease can be entered once; call pool.connection() for another")
         try:
-            if driver.warns and driver.system.runs_loop():
+            if _get_running_loop() is not None and driver.warns and driver.system.runs_loop():
                 driver.warn_of_loop()
             self.thread = get_ident()
             frame, now = _getframe(1), driver.clock()
@@ -70,7 +71,7 @@ class SyncLease(Ticket[C], Generic[C]):
             with driver.lock:
                 if lent := not driver.deciding and driver.core.lend(self, now):
                     slot: Slot[C] = self.slot  # type: ignore[assignment]
-                    slot.holder = ref(self, driver.lost)
+                    slot.holder = ref(self, driver.when_lost)
                     slot.site, slot.instruction = frame.f_code, frame.f_lasti
                     connection: C = slot.connection  # type: ignore[assignment]
                     connection_id = slot.connection_id

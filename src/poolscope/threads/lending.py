@@ -54,7 +54,7 @@ class Lending(Requests[C]):
             if (cleaned := self._clean(slot, lease, kind)) is None:
                 return
             reset = cleaned
-        now, hooks, quiet, done = self.clock(), self.hooks[ConnectionReleased], False, 0
+        now, hooks, quiet, done = self.clock(), self.bus.release_hooks, False, 0
         try:
             with self.lock:
                 use, connection_id = now - slot.since, slot.connection_id
@@ -157,7 +157,7 @@ class Lending(Requests[C]):
         lease.slot = None
 
     def lost(self, loan: object) -> None:
-        """Have a lost lease taken back. A finalizer calls this, in any thread, at any time."""
+        """Have a lost lease taken back, whose weak reference is `loan`."""
         if not is_finalizing() and any(slot.holder is loan for slot in self.core.places.slots):
             reclaim = partial(self._reclaim, loan)
             self.system.call_later(0.0, partial(self.workers.start, reclaim))

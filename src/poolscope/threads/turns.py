@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
@@ -70,6 +71,8 @@ class Turns(Telling[C]):
         """What the present decision leads to, and must not be done under the lock."""
         super().__init__(settings, functions, bus, clock, metrics)
         self.begin_telling()
+        self.when_lost = partial(_lost, weakref.ref(self))
+        """Has a lost lease taken back. A finalizer calls it, in any thread, at any time."""
         self.workers = system.workers(self.name)
         self.guard = Guard(system, self.workers, clock)
         self.tries = self.checks and (
@@ -226,6 +229,10 @@ class Turns(Telling[C]):
         """End what a caller has begun; `used`: the connection was lent to the application."""
         raise NotImplementedError
 
+    def lost(self, loan: object) -> None:
+        """Have a lost lease taken back, whose weak reference is `loan`."""
+        raise NotImplementedError
+
     def connecting(self, slot: Slot[C]) -> Call:
         """Return the call that opens a connection for a slot."""
         raise NotImplementedError
@@ -256,3 +263,8 @@ class Turns(Telling[C]):
 
 def nothing(_now: float) -> None:
     """Decide nothing: what is owed and due is seen to all the same."""
+
+
+def _lost(engine_ref: weakref.ref[Turns[Any]], loan: object) -> None:
+    if (engine := engine_ref()) is not None:
+        engine.lost(loan)
