@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from poolscope.reasons import ConnectFault
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 
 _AUTH_STATES = "28"
 """SQLSTATE class: invalid authorization specification (PostgreSQL documentation, appendix A)."""
@@ -86,6 +87,14 @@ def where(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     places = "".join(f"\n  {f.filename}:{f.lineno} in {f.name}" for f in frames)
     return type(error).__name__ + places
+
+
+def without_frames(error: E) -> E:
+    """Note where an error was raised, and let go of the frames: they keep alive who is there."""
+    error.add_note(where(error))
+    for each in _chain(error):
+        each.__traceback__ = None
+    return error
 
 
 def shown(value: object) -> str:

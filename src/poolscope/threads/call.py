@@ -88,6 +88,7 @@ class Call:
             self._late(result)
         # The traceback of an error knows this call, and a pool that is not used keeps the error.
         self._engine = self._late = self._then = None
+        self._function = _done
 
     def give_up(self, error: BaseException) -> bool:
         """End it now; what it returns later goes to `late`. False: it has ended before."""
@@ -112,3 +113,7 @@ class Call:
             with suppress(Exception):
                 self.done.set()
         return True
+
+
+def _done() -> None:
+    """Stand for the function of a call that has ended."""

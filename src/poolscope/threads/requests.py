@@ -24,6 +24,7 @@ from poolscope.events import (
     ConnectionRequested,
     Misuse,
 )
+from poolscope.faults import without_frames
 from poolscope.functions import interrupter, is_prompt
 from poolscope.threads.binding import Binding
 from poolscope.threads.call import Call
@@ -98,16 +99,12 @@ class Requests(Binding[C]):
         self._rearm(lease)
         return None
 
-    def lost(self, loan: object) -> None:
-        """Have a lost lease taken back. A finalizer calls this, in any thread, at any time."""
-        raise NotImplementedError
-
     def _hand_over(self, lease: SyncLease[C], frame: FrameType) -> C | None:
         """Have the slot know who holds it, and return its connection. Call it under the lock."""
         slot = lease.slot
         if slot is None:
             return None
-        slot.holder = weakref.ref(lease, self.lost)
+        slot.holder = weakref.ref(lease, self.when_lost)
         slot.site, slot.instruction = frame.f_code, frame.f_lasti
         return slot.connection
 
@@ -209,7 +206,7 @@ class Requests(Binding[C]):
         except Exception as error:
             if self.is_interrupt(error):
                 raise
-            return error
+            return without_frames(error)
         if inspect.isawaitable(valid):
             return awaitable("validate_func", valid)
         return None if valid else ValueError("validate_func returned a false value")
