@@ -36,7 +36,7 @@ Tap = Callable[..., object]
 
 FAILURES_ALLOWED = 10
 CALM_AGAIN = 60.0
-"""Seconds without a failure, after which failures are counted anew, as after a handler's success."""
+"""Seconds without a failure after which failures count anew, as after a handler's success."""
 
 # Held while subscriptions change, never while events are delivered.
 _lock = threading.RLock()

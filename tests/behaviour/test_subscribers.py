@@ -190,7 +190,7 @@ def test_telemetry_off_on_raising_or_listening_to_all_gives_the_same_outcomes(se
     def silent(bus):
         for kind in EVENT_TYPES:
             bus.hooks[kind] = ()
-        bus.request_hooks = ((), ())
+        bus.request_hooks, bus.release_hooks = ((), ()), ()
 
     def listening(bus):
         bus.subscribe(lambda event: None)
