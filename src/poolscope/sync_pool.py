@@ -10,6 +10,7 @@ from typing import Self
 
 from poolscope.base_pool import BasePool, C, checked, checked_settings
 from poolscope.bus import ROOT, EventBus
+from poolscope.events import Misuse
 from poolscope.functions import Function, Functions
 from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.settings import ConnectionPoolSettings
@@ -161,10 +162,12 @@ class SyncConnectionPool(BasePool[C]):
         """
         slot, lease = self._driver.find(connection)
         try:
-            self._driver.give_back(slot, lease)
+            ended = self._driver.give_back(slot, lease)
         except BaseException:
             self._driver.give_back_anyway(slot, lease)
             raise
+        if not ended:  # another thread released it in this very moment
+            raise self._driver.refusal(Misuse.DOUBLE_RELEASE, slot.connection_id)
 
     def detach(self, connection: C) -> C:
         """Take a leased connection out of the pool for good; its place is free.

@@ -11,6 +11,7 @@ from types import FrameType
 
 from poolscope.core.slot import IN_USE, C, Slot
 from poolscope.engine import doubt
+from poolscope.errors import ReleaseError
 from poolscope.events import (
     CloseReason,
     ConnectionReleased,
@@ -41,18 +42,23 @@ class Lending(Requests[C]):
             return slot, lease
         misuse = Misuse.DOUBLE_RELEASE if slot else Misuse.FOREIGN_RELEASE
         what = slot.connection_id if slot else f"this {type(connection).__name__}"
-        self.misused(misuse, what)
-        raise self.core.not_leased(what)
+        raise self.refusal(misuse, what)
 
-    def give_back(self, slot: Slot[C], lease: int, kind: type[BaseException] | None = None) -> None:
+    def refusal(self, misuse: Misuse, what: str) -> ReleaseError:
+        """Count a release of what is not on loan, and return its error."""
+        self.misused(misuse, what)
+        return self.core.not_leased(what)
+
+    def give_back(self, slot: Slot[C], lease: int, kind: type[BaseException] | None = None) -> bool:
         """End a lease that was left by an exception of that kind, or by none.
 
-        With a `reset_func` this waits for the reset; an interrupt does not stop that.
+        With a `reset_func` this waits for the reset; an interrupt does not stop that. False: the
+        lease has ended before.
         """
         reset = 0.0
         if kind is not None or self.resets:
             if (cleaned := self._clean(slot, lease, kind)) is None:
-                return
+                return True
             reset = cleaned
         now, hooks, quiet, done = self.clock(), self.bus.release_hooks, False, 0
         try:
@@ -76,6 +82,7 @@ class Lending(Requests[C]):
                 raise
         if self.bus.raised:
             self.judge()
+        return True
 
     def give_back_anyway(self, slot: Slot[C], lease: int) -> None:
         """End a lease whose holder was interrupted while giving back; nobody does it again."""

@@ -250,26 +250,30 @@ class Requests(Binding[C]):
 
     # The end of a lease
 
-    def end(self, slot: Slot[C], lease: int, reason: CloseReason | None, reset: float) -> None:
-        """End a lease by a decision; later, if this thread is in the middle of one."""
+    def end(self, slot: Slot[C], lease: int, reason: CloseReason | None, reset: float) -> bool:
+        """End a lease by a decision; later, if this thread is in the middle of one.
+
+        False: it has ended before.
+        """
         end = partial(self.end_lease, slot, lease, reason, reset)
-        if self.system.owns(self.lock):
-            self.later(end)
-        else:
-            self.decide(end)
+        if not self.system.owns(self.lock):
+            return self.decide(end)
+        self.later(end)
+        return True
 
     def end_lease(
         self, slot: Slot[C], lease: int, reason: CloseReason | None, reset: float, now: float
-    ) -> None:
+    ) -> bool:
         """End a lease, unless it has ended: as part of a decision. With a reason, close."""
         if slot.lease != lease:
-            return  # taken back meanwhile, because the pool closed
+            return False  # taken back meanwhile, because the pool closed; or released twice at once
         use = now - slot.since
         if reason is not None:
             self.core.discard(slot, lease, reason, now, reset)
         elif self.core.release(slot, lease, now, reset):
             sequence = self.core.journal.sequence
             self.record(ConnectionReleased, 0, now, sequence, lease, slot.connection_id, use, reset)
+        return True
 
     # Event loops
 
