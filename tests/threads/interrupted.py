@@ -124,7 +124,9 @@ class Program:
             ledger.open,
             ConnectionPoolSettings(
                 min_size=0, max_size=3, max_lifetime=0.05, name="struck", retry_delay=0.001,
-                close_timeout=20,
+                connect_timeout=1,
+                validate_timeout=1,
+                close_timeout=1,
             ),
             mark(lambda c: ledger.validate(c)) if careful else None,
             ledger.close,

@@ -20,7 +20,7 @@ def describe(holder: object) -> str:
         return "(held by no known thread)"
     name = next((each.name for each in threading.enumerate() if each.ident == holder), None)
     frame = sys._current_frames().get(holder)
-    if frame is None:
-        return f"(thread {name or holder} has ended without giving the connection back)"
+    if frame is None or (name or "").startswith("poolscope-"):  # which has got its identifier
+        return f"(thread {holder} has ended without giving the connection back)"
     lines = "".join(traceback.format_stack(frame)).rstrip()
     return f"thread {name or holder}:\n{lines}"
