@@ -7,14 +7,16 @@ import warnings
 import weakref
 from collections.abc import Callable
 from sys import is_finalizing
-from typing import Any, Generic
+from typing import Any, Generic, NoReturn
 
 from poolscope import registry
 from poolscope.bus import EventBus
+from poolscope.core import verdicts
 from poolscope.core.journal import Journal
 from poolscope.core.pool_core import PoolCore
 from poolscope.core.slot import C
 from poolscope.core.strain import Strain
+from poolscope.core.ticket import Ticket
 from poolscope.events import CloseReason, Misuse
 from poolscope.functions import Functions
 from poolscope.metrics import ConnectionPoolMetrics
@@ -118,6 +120,50 @@ class BaseEngine(Generic[C]):
             ResourceWarning,
             stacklevel=2,
         )
+
+
+class Readiness(Generic[C]):
+    """Whether a pool that begins has its `min_size` connections, or never will."""
+
+    def __init__(self, engine: BaseEngine[C], *, give_up: bool) -> None:
+        """Look from now on. With `give_up` it is over when `retry_limit` is exhausted."""
+        self._engine = engine
+        self._core = engine.core
+        self._began = engine.core.backoff.round
+        self._started = engine.clock()
+        self._give_up = give_up
+
+    def _is_ready(self) -> bool:
+        return self._core.places.open >= self._core.settings.min_size
+
+    def _is_hopeless(self) -> bool:
+        return self._give_up and self._core.backoff.exhausted(self._began)
+
+    def is_settled(self) -> bool:
+        """Tell whether waiting on makes no difference."""
+        return self._is_ready() or self._core.state != "open" or self._is_hopeless()
+
+    def judge(self) -> None:
+        """Raise what kept the pool from being ready, if it is not."""
+        core, stats = self._core, self._engine.stats()
+        error = core.backoff.error
+        if core.state != "open":
+            raise verdicts.closed(stats)
+        if self._is_ready():
+            return
+        if self._is_hopeless() and error is not None:
+            raise verdicts.connects_failed(stats, core.backoff.streak, error)
+        raise verdicts.timed_out(stats, self._engine.clock() - self._started, error)
+
+
+def refuse(ticket: Ticket[C]) -> NoReturn:
+    """Raise the error a request was settled with."""
+    verdict, ticket.error = ticket.error, None
+    assert verdict is not None
+    try:
+        raise verdict
+    finally:
+        del verdict  # its traceback knows this frame
 
 
 def doubt(kind: type[BaseException] | None) -> CloseReason | None:

@@ -38,14 +38,7 @@ async def create_pool(
     timeout = changes.get("connect_timeout", base.connect_timeout)
     recipe = for_asyncio(url, **_options(timeout, driver_options))
     pool: ConnectionPool[Any] = ConnectionPool(
-        recipe.factory,
-        _settings(recipe, base, changes),
-        recipe.validate_func,
-        recipe.close_func,
-        metrics,
-        reset_func=recipe.reset_func,
-        terminate_func=recipe.terminate_func,
-        bus=bus,
+        settings=_settings(recipe, base, changes), metrics=metrics, bus=bus, **recipe.functions
     )
     try:
         await pool.initialize()
@@ -69,14 +62,7 @@ def create_sync_pool(
     timeout = changes.get("connect_timeout", base.connect_timeout)
     recipe = for_threads(url, **_options(timeout, driver_options))
     pool: SyncConnectionPool[Any] = SyncConnectionPool(
-        recipe.factory,
-        _settings(recipe, base, changes),
-        recipe.validate_func,
-        recipe.close_func,
-        metrics,
-        reset_func=recipe.reset_func,
-        terminate_func=recipe.terminate_func,
-        bus=bus,
+        settings=_settings(recipe, base, changes), metrics=metrics, bus=bus, **recipe.functions
     )
     try:
         pool.initialize()

@@ -10,7 +10,7 @@ from functools import partial
 from poolscope.aio.binding import Binding
 from poolscope.aio.lease import Lease
 from poolscope.core.slot import IN_USE, C, Slot
-from poolscope.engine import doubt
+from poolscope.engine import doubt, refuse
 from poolscope.events import (
     CloseReason,
     ConnectionReleased,
@@ -50,12 +50,7 @@ class Lending(Binding[C]):
         refused = self.core.conclude(lease, self.clock())
         self.publish()
         if refused:
-            verdict, lease.error = lease.error, None
-            assert verdict is not None
-            try:
-                raise verdict
-            finally:
-                del verdict  # its traceback knows this frame
+            refuse(lease)
 
     async def _check(self, lease: Lease[C], slot: Slot[C]) -> Exception | None:
         """Validate within what is left of the deadline; return why it failed, None if it passed."""

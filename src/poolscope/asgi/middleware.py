@@ -123,15 +123,9 @@ class ConnectionPoolMiddleware:
             for name, url in given.urls.items():
                 recipe = for_asyncio(url, **given.options[name])
                 settings = given.settings.copy(target=recipe.target)
+                required = given.required
                 await manager.create_pool(
-                    name,
-                    recipe.factory,
-                    settings,
-                    recipe.validate_func,
-                    recipe.close_func,
-                    reset_func=recipe.reset_func,
-                    terminate_func=recipe.terminate_func,
-                    required=given.required,
+                    name, settings=settings, required=required, **recipe.functions
                 )
                 opened.append(name)
         except BaseException:

@@ -1,10 +1,7 @@
 """From a URL to what a pool needs: how to open, check, reset and close connections.
 
     recipe = for_asyncio("postgresql://app:secret@db.internal/shop")
-    pool = ConnectionPool(
-        recipe.factory, settings, recipe.validate_func, recipe.close_func,
-        reset_func=recipe.reset_func,
-    )
+    pool = ConnectionPool(settings=settings, **recipe.functions)
 
 `poolscope.create_pool` and `create_sync_pool` do that in one line.
 """

@@ -53,6 +53,17 @@ class Recipe:
     name: str
     """`host:port/database`, or the file's name: without user or password."""
 
+    @property
+    def functions(self) -> dict[str, Any]:
+        """Return the functions by the names they have as arguments of a pool."""
+        return {
+            "factory": self.factory,
+            "validate_func": self.validate_func,
+            "reset_func": self.reset_func,
+            "close_func": self.close_func,
+            "terminate_func": self.terminate_func,
+        }
+
 
 class Unfit(PoolError):
     """A connection that came back cannot be lent again; the pool closes it."""

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from functools import partial
 
 from poolscope import registry
-from poolscope.core import verdicts
 from poolscope.core.slot import C
+from poolscope.engine import Readiness
 from poolscope.events import CloseReason
 from poolscope.threads.call import Call
 from poolscope.threads.lending import Lending
@@ -48,23 +48,9 @@ class Driver(Lending[C]):
             ConnectFailedError: with `give_up`, when `retry_limit` is exhausted.
             PoolClosedError: the pool closed meanwhile.
         """
-        core = self.core
-        began, started = core.backoff.round, self.clock()
-
-        def ready() -> bool:
-            return core.places.open >= core.settings.min_size or core.state != "open"
-
-        def hopeless() -> bool:
-            return give_up and core.backoff.exhausted(began)
-
-        self.until(lambda: ready() or hopeless(), timeout)
-        error = core.backoff.error
-        if core.state != "open":
-            raise verdicts.closed(self.stats())
-        if not ready() and hopeless() and error is not None:
-            raise verdicts.connects_failed(self.stats(), core.backoff.streak, error)
-        if not ready():
-            raise verdicts.timed_out(self.stats(), self.clock() - started, error)
+        readiness = Readiness(self, give_up=give_up)
+        self.until(readiness.is_settled, timeout)
+        readiness.judge()
 
     def wait_ready(self, timeout: float) -> None:
         """Open the pool if it is new, and wait until it is ready."""

@@ -12,10 +12,10 @@ from asyncio import CancelledError
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from poolscope.core.slot import C, Slot
-from poolscope.engine import doubt
+from poolscope.engine import doubt, refuse
 from poolscope.events import (
     AcquireSource,
     CloseReason,
@@ -57,7 +57,7 @@ class Requests(Binding[C]):
         if self.core.checks:
             self._validate(lease)
         lent = self.decide(partial(self._conclude, lease, frame))
-        return self._refuse(lease) if lent is None else lent
+        return refuse(lease) if lent is None else lent
 
     def try_out(self, lease: SyncLease[C], now: float, timeout: float, frame: FrameType) -> C:
         """Make a request, and validate in this thread what is lent, before it counts as acquired.
@@ -125,14 +125,6 @@ class Requests(Binding[C]):
         self.core.conclude(lease, now)
         lease.stage = ENDED
         return self._hand_over(lease, frame)
-
-    def _refuse(self, lease: SyncLease[C]) -> NoReturn:
-        verdict, lease.error = lease.error, None
-        assert verdict is not None
-        try:
-            raise verdict
-        finally:
-            del verdict  # its traceback knows this frame
 
     def forsake(self, lease: SyncLease[C], error: BaseException) -> None:
         """End whatever a caller has begun who goes away by an exception. Nothing is lost."""
