@@ -20,7 +20,7 @@ class Base(DeclarativeBase):
 
 
 class Order(Base):
-    __tablename__ = "orders"
+    __tablename__ = "orders_of_engines"
     id: Mapped[int] = mapped_column(primary_key=True)
 
 
