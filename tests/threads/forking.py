@@ -102,7 +102,7 @@ def use_much() -> None:
 
 def rest() -> int:
     """Return how often a process uses the pool after its first storm."""
-    return 880 if moment in ("idle", "deciding") else 50
+    return 880 if moment == "deciding" else 50
 
 
 def numbers() -> list[int]:

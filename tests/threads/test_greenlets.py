@@ -10,7 +10,7 @@ from tests.threads.programs import report_of
 FRESH_SEED = int(os.environ.get("POOLSCOPE_SEED") or random.SystemRandom().getrandbits(32))
 
 
-@pytest.mark.parametrize("seed", [1, 2, FRESH_SEED], ids="seed_{}".format)
+@pytest.mark.parametrize("seed", [1, FRESH_SEED], ids="seed_{}".format)
 @pytest.mark.parametrize("patched", ["before", "after"])
 def test_greenlets_share_a_pool_whatever_strikes_them(patched: str, seed: int) -> None:
     pytest.importorskip("gevent")

@@ -14,8 +14,12 @@ from tests.threads.programs import report_of
 FRESH_SEED = int(os.environ.get("POOLSCOPE_SEED") or random.SystemRandom().getrandbits(32))
 MODES = ("plain", "careful", "prompt", "inline", "crowded")
 HOW = [("exception", mode) for mode in MODES] + [
-    ("keyboard", "plain"), ("keyboard", "inline"), ("partial", "plain"), ("object", "prompt"),
-]  # fmt: skip
+    ("keyboard", "plain"),
+    ("keyboard", "inline"),
+    ("sigint", "careful"),
+    ("partial", "plain"),
+    ("object", "prompt"),
+]
 
 
 def interrupt(handler: str, mode: str, seconds: float) -> None:
@@ -27,7 +31,7 @@ def interrupt(handler: str, mode: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(("handler", "mode"), HOW)
 def test_an_interrupt_always_comes_out_and_nothing_is_lost(handler: str, mode: str) -> None:
-    interrupt(handler, mode, 0.7)
+    interrupt(handler, mode, 0.4)
 
 
 @pytest.mark.slow
@@ -38,6 +42,6 @@ def test_nothing_is_lost_in_ten_seconds_of_interrupts(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["plain", "careful", "inline"])
 def test_a_handler_that_uses_the_pool_succeeds_or_is_told_why_not(mode: str) -> None:
-    report = report_of("interrupted.py", "user", mode, 0.7, FRESH_SEED)
+    report = report_of("interrupted.py", "user", mode, 0.4, FRESH_SEED)
     assert report["answers"].pop("success") > 10
     assert set(report["answers"]) <= {"PoolTimeoutError", "PoolError"}
