@@ -263,3 +263,34 @@ def test_a_pool_may_close_at_once_while_all_want_something(frequent_switches: No
         recorder.check(pool.stats())
         assert pool.stats().size == 0
         ledger.audit()
+
+
+@pytest.mark.parametrize("name", ["validate", "reset"])
+def test_a_connection_is_not_closed_under_a_thread_that_is_still_at_work_on_it(name: str) -> None:
+    # psycopg crashes the process if one thread closes what another is waiting in.
+    hanging = Hanging(careful=True, acquire_timeout=5.0)
+    closed: list[bool] = []
+
+    def note(connection: Connection) -> None:
+        closed.append(hanging.go_on.is_set())
+        hanging.ledger.close(connection)
+
+    pool = SyncConnectionPool(
+        hanging.ledger.open,
+        hanging.pool.settings,
+        hanging.ledger.validate,
+        note,
+        reset_func=hanging.ledger.reset,
+    )
+    with pool.connection():
+        pass
+    hanging.hang(name)
+    with pool.connection():  # whoever hangs is given up, and so is closing what it hangs in
+        pass
+    with pool.connection(5), pool.connection(5):
+        assert closed == []
+    hanging.go_on.set()
+    until(lambda: closed)
+    pool.close()
+    assert closed[0] is True
+    hanging.end()

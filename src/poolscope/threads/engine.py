@@ -82,7 +82,28 @@ class Engine(Turns[C]):
         call.insists = True
         return call
 
+    def alone(self, function: Callable[[C], Any], connection: C) -> Any:
+        """Call a function that may be given up, and have no other thread close meanwhile.
+
+        Most drivers are not made for that: psycopg crashes the process. Who is to close leaves it
+        to the thread that is at work.
+        """
+        self.at_work[id(connection)] = False
+        try:
+            return function(connection)
+        finally:
+            with self.lock:
+                is_left_to_me = self.at_work.pop(id(connection))
+            if is_left_to_me:
+                self._shut(connection)
+
     def _shut(self, connection: Any) -> None:
+        with self.lock:
+            if is_left := id(connection) in self.at_work:
+                self.at_work[id(connection)] = True
+        if is_left:
+            self.terminate(connection)  # which may end what it waits for
+            return
         result = (self.functions.close_func or close_plainly)(connection)
         if inspect.isawaitable(result):
             raise awaitable("close_func", result)

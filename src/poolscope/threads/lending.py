@@ -105,7 +105,8 @@ class Lending(Requests[C]):
         limit = self.settings.validate_timeout
         if not is_prompt(reset) and limit != math.inf:
             ended = partial(self._reset_ended, slot, lease, reason, started)
-            call = self.call(partial(self._reset, connection), ended, limit, name_of(reset))
+            work = partial(self.alone, self._reset, connection)
+            call = self.call(work, ended, limit, name_of(reset))
             self.calls[call] = None
             self.resetting[lease] = None  # from now on the call ends the lease, or its timer
             self.workers.start(call)

@@ -194,7 +194,8 @@ class Requests(Binding[C]):
             if is_prompt(check) or self.settings.validate_timeout == math.inf:
                 valid = self.guarded(lease.id, limit, check, connection)
             else:
-                valid = self._within(limit, name_of(check), partial(check, connection))
+                work = partial(self.alone, check, connection)
+                valid = self._within(limit, name_of(check), work)
         except Exception as error:
             if self.is_interrupt(error):
                 raise

@@ -58,6 +58,8 @@ class Turns(Telling[C]):
         """A decision is being made: only its own thread can see this under the lock."""
         self.calls: dict[Call, None] = {}
         """What is at work on leases: validations and resets."""
+        self.at_work: dict[int, bool] = {}
+        """Connections, by id, that threads of the pool work on; whether they are to close them."""
         self.resetting: dict[int, None] = {}
         """Leases whose callers have given back, and whose reset is under way."""
         self._watchers: list[Waker] = []
