@@ -13,7 +13,7 @@ from poolscope.core.slot import C, Slot
 from poolscope.core.ticket import Ticket
 from poolscope.errors import PoolError
 from poolscope.events import AcquireSource, ConnectionAcquired, ConnectionRequested
-from poolscope.threads.system import Waker
+from poolscope.threads.system import Waker, was_not_acquired
 
 if TYPE_CHECKING:
     from poolscope.threads.lending import Lending
@@ -68,13 +68,19 @@ class SyncLease(Ticket[C], Generic[C]):
             frame, now = _getframe(1), driver.clock()
             if driver.tries:
                 return driver.try_out(self, now, timeout, frame)
-            with driver.lock:
+            try:  # as `with driver.lock`, in half the time
+                driver.lock.acquire()
                 if lent := not driver.deciding and driver.core.lend(self, now):
                     slot: Slot[C] = self.slot  # type: ignore[assignment]
                     slot.holder = ref(self, driver.when_lost)
                     slot.site, slot.instruction = frame.f_code, frame.f_lasti
                     connection: C = slot.connection  # type: ignore[assignment]
                     connection_id = slot.connection_id
+            finally:
+                try:
+                    driver.lock.release()
+                except RuntimeError as unowned:
+                    was_not_acquired(unowned)
             if not lent:
                 return driver.wait(self, timeout, frame)
             self.tell(now, connection_id)

@@ -22,6 +22,7 @@ from poolscope.threads.call import Call
 from poolscope.threads.engine import awaitable, name_of
 from poolscope.threads.lease import SyncLease
 from poolscope.threads.requests import Requests
+from poolscope.threads.system import was_not_acquired
 
 logger = logging.getLogger("poolscope")
 
@@ -62,10 +63,16 @@ class Lending(Requests[C]):
             reset = cleaned
         now, hooks, quiet, done = self.clock(), self.bus.release_hooks, False, 0
         try:
-            with self.lock:
+            try:  # as `with self.lock`, in half the time
+                self.lock.acquire()
                 use, connection_id = now - slot.since, slot.connection_id
                 quiet = not self.deciding and self.core.lay_down(slot, lease, now)
                 sequence = self.core.journal.sequence
+            finally:
+                try:
+                    self.lock.release()
+                except RuntimeError as unowned:
+                    was_not_acquired(unowned)
             if not quiet:
                 return self.end(slot, lease, None, reset)
             pool = self.name

@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from asyncio import _get_running_loop
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from poolscope.faults import runs_handlers
@@ -17,6 +16,18 @@ from poolscope.threads.waker import ThreadWaker
 from poolscope.threads.workers import ThreadWorkers
 
 Job = Callable[[], object]
+
+
+class Lock(Protocol):
+    """A lock its owner may take again."""
+
+    def __enter__(self) -> Any: ...
+    def __exit__(self, kind: Any, error: Any, traceback: Any, /) -> Any: ...
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take the lock; False when that took too long."""
+
+    def release(self) -> None:
+        """Let go of it. Raises RuntimeError if this thread does not hold it."""
 
 
 class Waker(Protocol):
@@ -49,7 +60,7 @@ class Workers(Protocol):
 class System(Protocol):
     """Where the threads of a pool come from."""
 
-    def lock(self) -> AbstractContextManager[Any]:
+    def lock(self) -> Lock:
         """Return a lock its owner may take again."""
 
     def owns(self, lock: Any) -> bool:
@@ -71,10 +82,20 @@ class System(Protocol):
         """Tell whether an event loop runs in this thread, which waiting would stop."""
 
 
+def was_not_acquired(error: RuntimeError) -> None:
+    """Raise what came out of a `release` again, unless it says that the lock is not held.
+
+    It is not held if an interrupt came while it was waited for, and that is on its way out then.
+    Else a signal handler has raised.
+    """
+    if error.__context__ is None:
+        raise error
+
+
 class ThreadSystem:
     """The threads of the interpreter; looked up late, for those who patch them (gevent)."""
 
-    def lock(self) -> AbstractContextManager[Any]:
+    def lock(self) -> Lock:
         """Return a lock its owner may take again."""
         return threading.RLock()
 
