@@ -25,7 +25,8 @@ HOW = [("exception", mode) for mode in MODES] + [
 def interrupt(handler: str, mode: str, seconds: float) -> None:
     report = report_of("interrupted.py", handler, mode, seconds, FRESH_SEED)
     assert report["struck"] > 100 * seconds
-    assert report["came_out"] == report["struck"]
+    # Of two that strike in one call the second may come out of the next.
+    assert report["struck"] <= report["came_out"] <= report["raised"]
     assert report["swallowed"] == []
 
 
