@@ -35,8 +35,12 @@ class Stage:
             return create_async_engine(self.url, poolclass=AsyncObservedPool, **options)
         return create_engine(self.url, poolclass=ObservedPool, **options)
 
-    def run(self, body: Callable[[Engine], None], **options: Any) -> None:
-        """Call `body(engine)`; then the pool must have kept all laws, and left nothing open."""
+    def run(self, body: Callable[[Engine], None], *, audit: bool = True, **options: Any) -> None:
+        """Call `body(engine)`; then the pool must have kept all laws, and left nothing open.
+
+        Threads may tell of a pool that was disposed of after its successor has opened under the
+        same name: then nobody can tell their books apart, and there is no `audit`.
+        """
 
         async def spawned() -> None:
             engine = self.engine(**options)
@@ -45,7 +49,7 @@ class Stage:
             finally:
                 await engine.dispose()
 
-        with self.watched():
+        with self.watched(audit):
             if self.is_async:
                 return run(spawned())
             engine = self.engine(**options)
@@ -55,10 +59,10 @@ class Stage:
                 engine.dispose()
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
+    def watched(self, audit: bool = True) -> Iterator[None]:
         with ROOT.subscribe(self.events.append):
             yield
-        for replay in self.replays():
+        for replay in self.replays() if audit else ():
             assert not replay.faults
             left = replay.open, replay.leases, replay.requests, replay.connecting
             assert left == (set(), {}, set(), set())

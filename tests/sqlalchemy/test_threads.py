@@ -116,7 +116,7 @@ def test_threads_that_wait_at_dispose_go_on_with_the_next_pool(sqlite: Stage) ->
                 thread.join()
         assert answers == [1, 1, 1]
 
-    sqlite.run(body, pool_size=1, max_overflow=0)
+    sqlite.run(body, audit=False, pool_size=1, max_overflow=0)
     assert len(sqlite.of(e.PoolOpened)) == len(sqlite.of(e.PoolClosed)) == 2
 
 
