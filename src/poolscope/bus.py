@@ -12,10 +12,8 @@ import os
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from threading import get_ident
 from typing import Any, Protocol
 
 from poolscope.buffer import Buffer, Origin
@@ -40,7 +38,6 @@ CALM_AGAIN = 60.0
 
 # Held while subscriptions change, never while events are delivered.
 _lock = threading.RLock()
-_main = threading.main_thread().ident
 
 
 class Owner(Protocol):
@@ -72,7 +69,7 @@ class Subscription:
         self.buffer: Buffer | None = None
         """Where events wait for the handler, if it is called from a thread of its own."""
         self._bus = weakref.ref(bus)
-        self._in_a_row = 0
+        self.in_a_row = 0
         self._failed_at = 0.0
         self.call = call
         """The handler; None for taps."""
@@ -104,30 +101,15 @@ class Subscription:
         """Return the name of the function that is called."""
         return _name(next(iter(self.taps.values())) if self.call is None else self.call)
 
-    def deliver(self, event: Event, bus: EventBus) -> None:
-        """Call the handler with an event of this bus; a failure is counted and goes no further."""
-        assert self.call is not None
-        try:
-            if self.buffer is not None:
-                self.buffer.put(event, bus)
-            else:
-                self.call(event)
-            self._in_a_row = 0
-        except BaseException as error:  # a subscriber must not harm the pool
-            if bus.raised is None or get_ident() != _main:
-                self.failed(type(event), error, bus)
-            else:
-                bus.raised.append((self, type(event), error))
-
     def failed(self, kind: type[Event], error: BaseException, bus: EventBus) -> None:
         """Count a failure; log the first, and detach after ten with no calm between them."""
         now = time.monotonic()
         if now - self._failed_at > CALM_AGAIN:
-            self._in_a_row = 0
+            self.in_a_row = 0
         self._failed_at = now
         self.failures += 1
-        self._in_a_row += 1
-        detached = self._in_a_row >= FAILURES_ALLOWED
+        self.in_a_row += 1
+        detached = self.in_a_row >= FAILURES_ALLOWED
         if detached:
             self.unsubscribe()
         bus.note_failure(self.name, kind, error, detached)
@@ -169,8 +151,8 @@ class EventBus(Origin):
         self.forget()
         self.owner: Callable[[], Owner | None] = _nobody
         """Returns who is told when a subscriber raises: weakly, as the owner holds the bus."""
-        self.raised: deque[tuple[Subscription, type[Event], BaseException]] | None = None
-        """What handlers raised in the main thread, for an owner who judges whose error it is."""
+        self.raised: dict[tuple[Subscription, int], tuple[type[Event], BaseException]] | None = None
+        """What handlers raised, for an owner who judges whether it is their failure."""
         self._parent = parent
         self._subscriptions: tuple[Subscription, ...] = ()
         self._children: weakref.WeakSet[EventBus] | None = None
@@ -249,8 +231,8 @@ class EventBus(Origin):
         everyone = self._everyone()
         for kind in EVENT_TYPES:
             taps = tuple(s.taps[kind] for s in everyone if kind in s.taps)
-            handlers = tuple(s for s in everyone if s.call is not None and kind in s.kinds)
-            self.hooks[kind] = (*taps, _builder(self, kind, handlers)) if handlers else taps
+            handlers = [s for s in everyone if s.call is not None and kind in s.kinds]
+            self.hooks[kind] = (*taps, *(_tap_for(self, kind, each) for each in handlers))
         self.request_hooks = (self.hooks[ConnectionRequested], self.hooks[ConnectionAcquired])
         self.release_hooks = self.hooks[ConnectionReleased]
         for child in tuple(self._children or ()):
@@ -265,32 +247,39 @@ class EventBus(Origin):
             owner.subscriber_failed(name, error, detached)
 
 
-def _builder(bus: EventBus, kind: type[Event], handlers: tuple[Subscription, ...]) -> Tap:
-    """Return a tap that builds the event once and hands it to every handler."""
+def _tap_for(bus: EventBus, kind: type[Event], subscription: Subscription) -> Tap:
+    """Return a tap that builds an event and hands it to a handler; a failure goes no further.
+
+    If it raises itself, a signal handler did, and the handler has not heard: once it was called,
+    nothing more is called here that could be interrupted.
+    """
     bus_ref = weakref.ref(bus)  # the bus holds this tap
+    call, buffer = subscription.call, subscription.buffer
+    assert call is not None
 
     def build_and_deliver(*fields: Any) -> None:
         event = kind(*fields)
         origin = bus_ref()
         assert origin is not None
-        done = 0
+        raised = origin.raised
         try:
-            for subscription in handlers:
-                subscription.deliver(event, origin)
-                done += 1
-        except BaseException as error:  # raised between two of them, by a signal handler
-            for subscription in handlers[done:]:
-                subscription.deliver(event, origin)
-            if origin.raised is None:
-                raise
-            origin.raised.append((handlers[0], kind, error))
+            if buffer is not None:
+                buffer.put(event, origin)
+            else:
+                call(event)
+            subscription.in_a_row = 0
+        except BaseException as error:  # a subscriber must not harm the pool
+            if raised is None:
+                subscription.failed(kind, error, origin)
+            else:
+                raised[subscription, event.sequence] = (kind, error)
 
     return build_and_deliver
 
 
 def _after_fork_in_child() -> None:
-    global _lock, _main
-    _lock, _main = threading.RLock(), get_ident()
+    global _lock
+    _lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -56,12 +56,15 @@ def runs_handlers() -> bool:
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Tell whether an error came up in this thread because a signal handler raised it.
+    """Tell whether an error came up in this thread because a signal handler raised it."""
+    return runs_handlers() and was_raised_by_handler(error)
 
-    `KeyboardInterrupt` counts as one wherever it was raised: Python's own handler leaves no trace.
+
+def was_raised_by_handler(error: BaseException) -> bool:
+    """Tell whether a signal handler raised an error, in whatever thread.
+
+    `KeyboardInterrupt` counts as such wherever it was raised: Python's own leaves no trace.
     """
-    if not runs_handlers():
-        return False
     if isinstance(error, KeyboardInterrupt):
         return True
     handlers = {_code(signal.getsignal(each)) for each in signal.valid_signals()}

@@ -42,6 +42,7 @@ class Binding(Engine[C]):
         """Have threads that linger; those of a pool that was closed do not."""
         self.workers = self.system.workers(self.name)
         self.guard = Guard(self.system, self.workers, self.clock)
+        self.when_lost = self.finalizer()
 
     def leave_parent(self) -> None:
         """Forget what is the parent's: connections, threads, and a lock one of them may hold.

@@ -128,7 +128,7 @@ class SyncLease(Ticket[C], Generic[C]):
         if driver.untold:
             driver.see_to_what_is_left()
         if driver.bus.raised:
-            driver.judge()
+            driver.judge(id_)
 
     def __exit__(
         self,

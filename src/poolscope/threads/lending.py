@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import weakref
 from functools import partial
-from sys import is_finalizing
 from types import FrameType
 
 from poolscope.core.slot import IN_USE, C, Slot
@@ -88,7 +88,7 @@ class Lending(Requests[C]):
             if self.is_interrupt(error):
                 raise
         if self.bus.raised:
-            self.judge()
+            self.judge(sequence)
         return True
 
     def give_back_anyway(self, slot: Slot[C], lease: int) -> None:
@@ -171,27 +171,23 @@ class Lending(Requests[C]):
                 slot.site, slot.instruction = frame.f_code, frame.f_lasti
         lease.slot = None
 
-    def lost(self, loan: object) -> None:
-        """Have a lost lease taken back, whose weak reference is `loan`."""
-        if not is_finalizing() and any(slot.holder is loan for slot in self.core.places.slots):
-            reclaim = partial(self._reclaim, loan)
-            self.system.call_later(0.0, partial(self.workers.start, reclaim))
-
-    def _reclaim(self, loan: object) -> None:
-        def take_back(now: float) -> tuple[str, str | None] | None:
-            for slot in self.core.places.slots:
-                if slot.holder is loan and slot.lease not in self.resetting:
-                    name, at = slot.connection_id, slot.acquired_at()
-                    self.core.reclaim(slot, slot.lease, now)
-                    return name, at
-            return None
-
-        if (found := self.decide(take_back)) is not None:
-            name, at = found
+    def take_back_lost(self) -> None:
+        """Take back the connections of leases that nobody has any more."""
+        for name, at in self.decide(self._reclaim_lost):
             logger.warning(
                 "connection %s was lost without being given back; it was acquired at %s and is "
                 "closed now. Use `with pool.connection()`.", name, at or "an unknown place",
             )  # fmt: skip
+
+    def _reclaim_lost(self, now: float) -> list[tuple[str, str | None]]:
+        found = []
+        for slot in self.core.places.slots:
+            loan = slot.holder
+            lost = isinstance(loan, weakref.ref) and loan() is None
+            if lost and slot.lease not in self.resetting:
+                found.append((slot.connection_id, slot.acquired_at()))
+                self.core.reclaim(slot, slot.lease, now)
+        return found
 
 
 def _refuse_awaitable(result: object) -> None:

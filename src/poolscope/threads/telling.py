@@ -16,7 +16,7 @@ from poolscope.bus import Tap
 from poolscope.core.journal import Record
 from poolscope.core.slot import C
 from poolscope.events import Event
-from poolscope.faults import is_interrupt, runs_handlers
+from poolscope.faults import is_interrupt, runs_handlers, was_raised_by_handler
 from poolscope.threads.alarm import Alarmed
 
 Untold = tuple[type[Event], tuple[Any, ...], tuple[Tap, ...], int]
@@ -28,7 +28,7 @@ class Telling(Alarmed[C]):
 
     def begin_telling(self) -> None:
         """Have nothing to tell."""
-        self.bus.raised = deque()
+        self.bus.raised = {}
         self.untold: deque[Untold] = deque()
         self._partly: dict[int, tuple[Tap, ...]] = {}
         """Who is still to hear of events that some have heard of, by their numbers."""
@@ -80,18 +80,24 @@ class Telling(Alarmed[C]):
         """Tell whether an error came from a signal handler, and so is meant for who runs here."""
         return self.system.is_struck() and is_interrupt(error)
 
-    def judge(self) -> None:
-        """Say of errors that came up while handlers were called in the main thread whose they are.
+    def judge(self, first: int) -> None:
+        """Say of what came up while handlers were called whether it is their failure.
 
         Raises:
-            BaseException: a signal handler had raised it.
+            BaseException: a signal handler had raised it, in this thread, when the event of this
+                number was told, or one after it. What is older went out with another.
         """
-        raised, struck = self.bus.raised, None
-        while raised and runs_handlers():
-            subscription, kind, error = raised.popleft()
-            if self.is_interrupt(error):
-                struck = error
-            else:
-                subscription.failed(kind, error, self.bus)
+        raised, struck = self.bus.raised or {}, None
+        for culprit in list(raised):
+            kind, error = raised.get(culprit, (None, None))
+            if kind is None or error is None:
+                continue  # judged by another thread
+            mine = self.system.is_struck()
+            if was_raised_by_handler(error) and (mine or not runs_handlers()):
+                if mine:  # else it is left to the main thread
+                    struck = error if culprit[1] >= first else struck
+                    raised.pop(culprit, None)
+            elif raised.pop(culprit, None) is not None:
+                culprit[0].failed(kind, error, self.bus)
         if struck is not None:
             raise struck

@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 
 from poolscope.faults import where
@@ -44,7 +45,8 @@ class Timers:
 
     def __init__(self) -> None:
         """Have nothing to do."""
-        self._inbox: queue.SimpleQueue[Handle | None] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[Handle | Callable[[], object] | None] = queue.SimpleQueue()
+        """New timers; calls that are due at once; None for a look at what is left."""
         self._may_run = [True]
         """Held by the one thread that runs; taking it is one step."""
         self._due: list[tuple[float, int, Handle]] = []
@@ -52,14 +54,14 @@ class Timers:
     def call_later(self, delay: float, call: Callable[[], object]) -> Handle:
         """Call in so many seconds. The call must be short, and may not raise."""
         handle = Handle(self, time.monotonic() + delay, call)
-        self._inbox.put(handle)
+        self.inbox.put(handle)
         self._cover()
         return handle
 
     def look(self) -> None:
         """Have the thread see what is left to do."""
         if not self._may_run:
-            self._inbox.put(None)
+            self.inbox.put(None)
 
     def _cover(self) -> None:
         if self._may_run:
@@ -73,7 +75,7 @@ class Timers:
         while self._serve():
             pass
         self._may_run.append(True)
-        if not self._inbox.empty():  # it came after the last look
+        if not self.inbox.empty():  # it came after the last look
             self._cover()
 
     def _serve(self) -> bool:
@@ -83,17 +85,20 @@ class Timers:
             heapq.heappop(due)
         try:
             if not due:
-                handle = self._inbox.get_nowait()
+                handle = self.inbox.get_nowait()
             else:
                 wait = due[0][0] - time.monotonic()
-                handle = self._inbox.get(timeout=min(max(0.0, wait), threading.TIMEOUT_MAX))
+                handle = self.inbox.get(timeout=min(max(0.0, wait), threading.TIMEOUT_MAX))
         except queue.Empty:
             if not due:
                 return False
             self._ring(heapq.heappop(due)[2])
             return True
-        if handle is not None and handle.call is not None:
-            heapq.heappush(due, (handle.when, handle.number, handle))
+        if isinstance(handle, Handle):
+            if handle.call is not None:
+                heapq.heappush(due, (handle.when, handle.number, handle))
+        elif handle is not None:
+            self._do(handle)
         return True
 
     def _ring(self, handle: Handle) -> None:
@@ -101,9 +106,12 @@ class Timers:
             heapq.heappush(self._due, (handle.when, handle.number, handle))
             return
         call, handle.call = handle.call, None
+        if call is not None:
+            self._do(call)
+
+    def _do(self, call: Callable[[], object]) -> None:
         try:
-            if call is not None:
-                call()
+            call()
         except BaseException as error:
             logger.error("a timer failed: %s", where(error))
 
@@ -118,10 +126,22 @@ _timers: Timers | None = None
 
 def call_later(delay: float, call: Callable[[], object]) -> Handle:
     """Call in so many seconds, on the thread of timers. The call must be short."""
+    return _all().call_later(delay, call)
+
+
+def finalizer(call: Callable[[], object]) -> Callable[[object], object]:
+    """Return what has the thread of timers call, if there is one.
+
+    It is for weak references, and not written in Python: interrupts in finalizers are lost.
+    """
+    return partial(_all().inbox.put, call)
+
+
+def _all() -> Timers:
     global _timers
     if _timers is None:
         _timers = Timers()  # not at import: gevent may patch queues and threads after that
-    return _timers.call_later(delay, call)
+    return _timers
 
 
 def _after_fork_in_child() -> None:

@@ -22,8 +22,9 @@ from poolscope.stats import PoolStats
 from poolscope.threads.call import Call
 from poolscope.threads.guard import Guard
 from poolscope.threads.stacks import describe
-from poolscope.threads.system import System, Waker
+from poolscope.threads.system import System, ThreadSystem, Waker
 from poolscope.threads.telling import Telling
+from poolscope.threads.timers import finalizer
 from poolscope.threads.turn import Once, Turn
 
 T = TypeVar("T")
@@ -73,7 +74,7 @@ class Turns(Telling[C]):
         """What the present decision leads to, and must not be done under the lock."""
         super().__init__(settings, functions, bus, clock, metrics)
         self.begin_telling()
-        self.when_lost = partial(_lost, weakref.ref(self))
+        self.when_lost = self.finalizer()
         """Has a lost lease taken back. A finalizer calls it, in any thread, at any time."""
         self.workers = system.workers(self.name)
         self.guard = Guard(system, self.workers, clock)
@@ -139,7 +140,7 @@ class Turns(Telling[C]):
             self._report_leak(slot, lease)
         turn.done = True
         if self.bus.raised:
-            self.judge()
+            self.judge(0)
 
     def _take_over(self, turn: Turn[Any], now: float) -> None:
         """See to what callers left who went away by an exception."""
@@ -227,6 +228,17 @@ class Turns(Telling[C]):
 
     # What decisions lead to
 
+    def finalizer(self) -> Callable[[object], object]:
+        """Return what has lost leases taken back, for weak references to them."""
+        call = partial(_take_back_lost, weakref.ref(self))
+        if isinstance(self.system, ThreadSystem):
+            return finalizer(call)
+        return lambda _: self.system.call_later(0.0, call)
+
+    def take_back_lost(self) -> None:
+        """Take back the connections of leases that nobody has any more."""
+        raise NotImplementedError
+
     def end_early(self, lease: Any, error: BaseException | None, used: bool, now: float) -> None:
         """End what a caller has begun; `used`: the connection was lent to the application."""
         raise NotImplementedError
@@ -267,6 +279,6 @@ def nothing(_now: float) -> None:
     """Decide nothing: what is owed and due is seen to all the same."""
 
 
-def _lost(engine_ref: weakref.ref[Turns[Any]], loan: object) -> None:
+def _take_back_lost(engine_ref: weakref.ref[Turns[Any]]) -> None:
     if (engine := engine_ref()) is not None:
-        engine.lost(loan)
+        engine.workers.start(engine.take_back_lost)
