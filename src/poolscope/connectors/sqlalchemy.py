@@ -93,6 +93,7 @@ def _defaults(driver: str, connect_timeout: float | None) -> dict[str, Any]:
         defaults |= keepalive.LIBPQ
     if driver == "pysqlite":
         defaults["check_same_thread"] = False  # one thread after the other
+        defaults["factory"] = _ours(driver).Connection
     if connect_timeout is not None and driver in _TIMEOUTS:
         defaults[_TIMEOUTS[driver]] = connect_timeout
     return defaults
@@ -147,10 +148,15 @@ def terminator(driver: str) -> Callable[[Connection], None]:
     """Return what drops a connection of that driver, without SQLAlchemy's usual ways."""
     drop: Callable[[Any], object] = methodcaller("terminate")  # as asyncpg's
     if driver in _TERMINATORS:
-        drop = import_module(f"poolscope.connectors.{_TERMINATORS[driver]}").terminate
+        drop = _ours(driver).terminate
 
     def terminate(connection: Connection) -> None:
-        drop(connection.connection.driver_connection)
+        raw = connection.connection.dbapi_connection
+        drop(getattr(raw, "driver_connection", raw))
         connection.detach()  # or SQLAlchemy would reset it, and complain, when it is forgotten
 
     return terminate
+
+
+def _ours(driver: str) -> Any:
+    return import_module(f"poolscope.connectors.{_TERMINATORS[driver]}")

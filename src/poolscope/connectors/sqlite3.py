@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from typing import Any
 
 from poolscope.connectors.recipe import Recipe
@@ -11,12 +12,21 @@ from poolscope.connectors.urls import Address
 from poolscope.functions import prompt
 
 
+class Connection(sqlite3.Connection):
+    """A connection that is closed when it is forgotten, if not before."""
+
+    def __del__(self) -> None:
+        """Close it, as nobody else can."""
+        with suppress(sqlite3.Error):  # it could not be opened
+            self.close()
+
+
 def recipe(address: Address, connect_timeout: float | None, options: dict[str, Any]) -> Recipe:
     """Return what opens `sqlite3.Connection`s; options are those of `sqlite3.connect`.
 
     Opening a file takes no time to speak of: `connect_timeout` is not needed.
     """
-    options = parameters(address) | options
+    options = parameters(address) | {"factory": Connection} | options
 
     def connect() -> Any:
         return sqlite3.connect(**options)
@@ -41,6 +51,5 @@ def _close(connection: sqlite3.Connection) -> None:
 
 
 def terminate(connection: sqlite3.Connection) -> None:
-    """Close the file; a thread that is at work on it ends with an error first."""
+    """Interrupt what is at work. To close now what a thread uses would end the process."""
     connection.interrupt()
-    connection.close()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from poolscope import registry
-from poolscope.core.slot import C
+from poolscope.core.slot import IN_USE, C
 from poolscope.engine import Readiness
 from poolscope.events import CloseReason
 from poolscope.threads.call import Call
@@ -116,6 +116,7 @@ class Driver(Lending[C]):
         self._finish()
 
     def _take_back(self, now: float) -> None:
+        self.held = frozenset(s for s in self.core.places.slots if s.state is IN_USE)
         self.core.terminate(CloseReason.POOL_CLOSED, now)
         for call in list(self.calls):
             call.end(None, RuntimeError(f"pool {self.name!r} was closed"), now)

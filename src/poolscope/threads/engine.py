@@ -19,6 +19,9 @@ from poolscope.threads.turns import Turns
 class Engine(Turns[C]):
     """Calls the functions of the application, and reports to the core what became of that."""
 
+    held: frozenset[Slot[C]] = frozenset()
+    """Whose holders have not given back in time: these may be at work in their connections."""
+
     def call(
         self,
         function: Callable[[], Any],
@@ -70,15 +73,21 @@ class Engine(Turns[C]):
 
     def closing(self, slot: Slot[C]) -> Call:
         """Return the call that closes the connection of a slot."""
-        slot.holder = call = self._goodbye(slot.connection, partial(self._close_ended, slot))
+        ended, shut = partial(self._close_ended, slot), self._drop if slot in self.held else None
+        slot.holder = call = self._goodbye(slot.connection, ended, shut)
         return call
 
-    def _goodbye(self, connection: Any, then: Callable[[Call, float], object]) -> Call:
+    def _goodbye(
+        self,
+        connection: Any,
+        then: Callable[[Call, float], object],
+        shut: Callable[[Any], object] | None = None,
+    ) -> Call:
         name, limit = (
             name_of(self.functions.close_func or close_plainly),
             self.settings.close_timeout,
         )
-        call = self.call(partial(self._shut, connection), then, limit, name)
+        call = self.call(partial(shut or self._shut, connection), then, limit, name)
         call.insists = True
         return call
 
@@ -96,6 +105,13 @@ class Engine(Turns[C]):
                 is_left_to_me = self.at_work.pop(id(connection))
             if is_left_to_me:
                 self._shut(connection)
+
+    def _drop(self, connection: Any) -> None:
+        """Take a connection from its holder: few drivers have a goodbye for that."""
+        if self.functions.can_terminate(connection):
+            self.terminate(connection)
+        else:
+            self._shut(connection)
 
     def _shut(self, connection: Any) -> None:
         with self.lock:
