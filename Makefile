@@ -16,7 +16,7 @@ installed := $(VENV)/.installed
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo example test check fmt docs bench lock stack-tools test-all clean
+.PHONY: help demo example test check fmt docs bench lock compat stack-tools test-all clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,14 @@ lock: $(uv) ## Update the lock files (LOCK_ARGS=--upgrade for newer versions)
 # The + hands make's own options and job slots on to the makes the script starts.
 test-all: ## Run the tests on every Python of PYTHONS that is installed
 	+@tools/test_all $(PYTHONS)
+
+# Their own tests of 2.1 are tried by `make test`; 2.0 and 2.1 cannot be in one environment.
+compat: OLD = .venv-sqlalchemy-2.0
+compat: ## Run the tests that touch SQLAlchemy with its 2.0 line
+	@$(MAKE) $(OLD)/.installed VENV=$(OLD)
+	@$(OLD)/bin/uv pip install --quiet --python $(OLD)/bin/python 'sqlalchemy>=2.0.58,<2.1'
+	@$(OLD)/bin/python -m pytest tests/sqlalchemy tests/connectors -m "not slow" \
+		--ignore tests/sqlalchemy/test_their_own_tests.py $(PYTEST_ARGS)
 
 stack-tools: ## Build the Collector and Prometheus that tests/stack needs (takes Go)
 	@tools/stack_tools

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from operator import methodcaller
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from sqlalchemy import Connection, NullPool, create_engine, make_url
 from sqlalchemy.exc import ArgumentError
@@ -18,6 +19,8 @@ from poolscope.functions import prompt
 
 E = TypeVar("E")
 
+_UNQUOTES = make_url("postgresql://host/%20").database == " "
+"""Whether SQLAlchemy reads a quoted database as 2.1 does; 2.0 takes it as it is."""
 _TIMEOUTS = {
     "asyncpg": "timeout",
     "psycopg": "connect_timeout",
@@ -75,6 +78,8 @@ def make_engine(
     """
     try:
         url = make_url(address.url)
+        if url.database and not _UNQUOTES:
+            url = url.set(database=unquote(url.database))
         driver = url.get_driver_name()
         defaults = _defaults(driver, connect_timeout)
         arguments = {name: each for name, each in defaults.items() if name not in url.query}
