@@ -4,6 +4,7 @@ Who does what is drawn from a seed, which pytest shows; `POOLSCOPE_SEED=<number>
 of the last one, though not the interleaving, which is the system's.
 """
 
+import gc
 import os
 import random
 import threading
@@ -244,3 +245,16 @@ def test_of_many_who_release_the_same_connection_one_succeeds() -> None:
             assert len(refused) == 3
         assert pool.stats().idle == 1
         assert sum(isinstance(e, events.MisuseDetected) for e in recorder.events) == 300
+
+
+def test_no_lost_lease_waits_for_the_collector_of_cycles() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        storm = Storm(2)  # it connects inline, where frames of callers are at hand to be kept
+        storm.go_wild()
+        storm.calm_down()
+    finally:
+        gc.enable()
+    storm.pool.close()
+    storm.audit()

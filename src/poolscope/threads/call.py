@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from poolscope.faults import is_interrupt
+from poolscope.faults import is_interrupt, without_frames
 from poolscope.threads.system import Timer
 
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ class Call:
             self.outcome = None, CancelledError()
             self._hand_on()
             raise error
+        if isinstance(error, Exception):  # the pool keeps it, and its frames know who asked
+            self.outcome = None, without_frames(error)
+            del error
         self._hand_on()
 
     def _call(self) -> None:
