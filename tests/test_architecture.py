@@ -18,6 +18,7 @@ LAYERS = {
         "reasons",
         "settings",
         "stats",
+        "strain",
         "target",
         "telemetry.catalog",
     ],

@@ -14,6 +14,7 @@ from poolscope.errors import (
     ValidationFailedError,
     WrongLoopError,
 )
+from poolscope.instrument import instrument, observe, uninstrument
 from poolscope.manager import PoolManager
 from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.opening import create_pool, create_sync_pool
@@ -44,4 +45,7 @@ __all__ = [
     "__version__",
     "create_pool",
     "create_sync_pool",
+    "instrument",
+    "observe",
+    "uninstrument",
 ]

@@ -15,13 +15,13 @@ from poolscope.core import verdicts
 from poolscope.core.journal import Journal
 from poolscope.core.pool_core import PoolCore
 from poolscope.core.slot import C
-from poolscope.core.strain import Strain
 from poolscope.core.ticket import Ticket
 from poolscope.events import CloseReason, Misuse
 from poolscope.functions import Functions
 from poolscope.metrics import ConnectionPoolMetrics
 from poolscope.settings import ConnectionPoolSettings
 from poolscope.stats import PoolStats
+from poolscope.strain import Strain
 from poolscope.target import Target
 
 

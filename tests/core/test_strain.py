@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poolscope.core.strain import PEAK_STEP, PEAK_WINDOW, Strain
+from poolscope.strain import PEAK_STEP, PEAK_WINDOW, Strain
 
 
 def strain_after(*uses: tuple[float, int]) -> Strain:

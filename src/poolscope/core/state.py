@@ -10,11 +10,11 @@ from poolscope.core.journal import Journal
 from poolscope.core.line import Line
 from poolscope.core.places import Places
 from poolscope.core.slot import CLOSING, CONNECTING, IDLE, IN_USE, C
-from poolscope.core.strain import Strain
 from poolscope.core.ticket import NOTHING, Chores, Ticket
 from poolscope.events import SaturationEnded, SaturationStarted
 from poolscope.settings import ConnectionPoolSettings
 from poolscope.stats import PoolState, PoolStats
+from poolscope.strain import Strain
 
 
 class State(Generic[C]):

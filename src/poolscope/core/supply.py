@@ -7,7 +7,6 @@ import math
 from poolscope.core import verdicts
 from poolscope.core.slot import IN_USE, C, Slot
 from poolscope.core.state import State
-from poolscope.core.strain import PEAK_STEP
 from poolscope.core.ticket import NOTHING, Chores, Ticket
 from poolscope.errors import PoolError, ValidationFailedError
 from poolscope.events import (
@@ -21,6 +20,7 @@ from poolscope.events import (
     FailureReason,
 )
 from poolscope.faults import classify
+from poolscope.strain import PEAK_STEP
 
 SHORTEST_SWEEP = 0.01
 

@@ -12,7 +12,7 @@ PEAK_WINDOW = 60.0
 class Strain:
     """What a reading at one moment would not see: peaks, and saturation between two looks.
 
-    Written by the core alone; any thread may read, whatever write it interrupts.
+    Written in turns, by who decides for the pool; any thread may read, whatever it interrupts.
     """
 
     __slots__ = ("_past", "_saturated", "peak", "peak_waiting", "saturated", "step_ends")
