@@ -28,6 +28,9 @@ from poolscope.target import Target
 class BaseEngine(Generic[C]):
     """Holds one core and what it needs; subclasses do what it says."""
 
+    omits: frozenset[str] = frozenset()
+    """It can tell all metrics."""
+
     kind = "a pool"
     """How a program makes such a pool."""
 

@@ -81,6 +81,10 @@ class Source(Protocol):
     def target(self) -> Target | None:
         """Return what it connects to, if known."""
 
+    @property
+    def omits(self) -> frozenset[str]:
+        """Return the names of metrics it cannot tell: they are not shown."""
+
     def stats(self) -> PoolStats:
         """Return its levels, in one consistent snapshot. Safe from any thread."""
 

@@ -24,6 +24,7 @@ class PoolStats:
     state: PoolState
     min_size: int
     max_size: int
+    """0 where there is no limit, as in some pools of other libraries."""
     max_idle: int
     idle: int
     in_use: int
@@ -57,7 +58,8 @@ class PoolStats:
 
     def __str__(self) -> str:
         """Return the snapshot as part of a sentence."""
-        parts = [f"{self.in_use}/{self.max_size} in use", f"{self.idle} idle"]
+        limit = f"/{self.max_size}" if self.max_size else ""
+        parts = [f"{self.in_use}{limit} in use", f"{self.idle} idle"]
         if self.connecting:
             parts.append(f"{self.connecting} connecting")
         parts.append(f"{self.waiting} waiting")

@@ -128,6 +128,7 @@ class Tiny:
 
     bus = EventBus()
     target = None
+    omits = frozenset[str]()
 
     def __init__(self, name: str, leaks: int = 0) -> None:
         self.name = name

@@ -191,6 +191,31 @@ def test_all_roads_give_the_same_series(
     assert found["api"] == pytest.approx(without_empty_histograms(found["prometheus"]))
 
 
+def test_what_a_pool_cannot_tell_has_no_series_on_any_road(
+    reader: InMemoryMetricReader, way: Road, deltas: Road
+) -> None:
+    silent, _other = FakeSource("silent"), FakeSource("other")
+    silent.omits = frozenset({catalog.MAX.name, catalog.FAILURES.name, catalog.WAIT_TIME.name})
+    roads = {
+        "prometheus": of_families(scrape()),
+        "cumulative": series_now(way),
+        "delta": series_now(deltas),
+        "api": of_otel(reader),
+    }
+    for way_there, series in roads.items():
+        names = {
+            pool: {name for name, labels in series if dict(labels).get(POOL) == pool}
+            for pool in ("silent", "other")
+        }
+        missing = names["other"] - names["silent"]
+        wanted = {"db_client_connection_max", "poolscope_acquire_failures_total"}
+        if way_there != "api":  # which has no histogram before its first value
+            name = "db_client_connection_wait_time_seconds"
+            wanted |= {f"{name}_bucket", f"{name}_count", f"{name}_sum"}
+        assert missing == wanted, way_there
+        assert not names["silent"] - names["other"], way_there
+
+
 def test_all_roads_lead_to_the_same_spans(
     reader: InMemoryMetricReader,
     way: Road,

@@ -114,6 +114,8 @@ async def fail_to_connect(pool: ConnectionPool[Connection]) -> None:
 class FakeSource:
     """What another library's pool looks like; each look at it finds it changed."""
 
+    omits: frozenset[str] = frozenset()
+
     def __init__(self, name: str = "fake", size: int = 10) -> None:
         self.bus = EventBus()
         self.metrics = ConnectionPoolMetrics()

@@ -82,7 +82,7 @@ class PoolCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Return the families as they are now. Their `samples` can be read, but not added to."""
         pools = readings.readings()
-        labels = [_labels(pool.attributes) for pool in pools]
+        labels = {id(pool): _labels(pool.attributes) for pool in pools}
         families = []
         for metric in catalog.METRICS:
             family = _family(metric)
@@ -154,15 +154,16 @@ class _Samples(Sequence[Sample]):
 
 
 def _of_numbers(
-    metric: catalog.Metric, pools: Sequence[readings.Reading], labels: Sequence[Labels]
+    metric: catalog.Metric, pools: Sequence[readings.Reading], labels: Mapping[int, Labels]
 ) -> _Samples:
     name = metric.prometheus_name + ("_total" if metric.kind == "counter" else "")
     if metric is catalog.POOLS:
         totals = [number for _, number in readings.numbers(metric, pools)]
         return _Samples([{}], [(name, {})], totals, {})
-    points = readings.NUMBERS[metric.name]
+    points, pools = readings.NUMBERS[metric.name], readings.telling(metric, pools)
+    owners = [labels[id(pool)] for pool in pools]
     parts = [(name, _labels(attributes)) for attributes, _ in points]
-    return _Samples(labels, parts, [read(pool) for pool in pools for _, read in points], {})
+    return _Samples(owners, parts, [read(pool) for pool in pools for _, read in points], {})
 
 
 def _of_histograms(metric: catalog.Metric, pools: Sequence[readings.Reading]) -> _Samples:

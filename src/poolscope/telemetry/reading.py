@@ -31,6 +31,8 @@ class Reading:
     events_dropped: int
     pools: int = 1
     """How many pools it is the sum of."""
+    omits: frozenset[str] = frozenset()
+    """Names of the metrics it cannot tell."""
 
     @property
     def serves(self) -> bool:
@@ -44,7 +46,7 @@ def look_at(source: Source) -> Reading | None:
         stats, counts, bus = source.stats(), source.metrics, source.bus
         _all_of(counts)  # whoever shows them later would fail over all pools at once
         attributes = {catalog.POOL_NAME: stats.pool}
-        return Reading(attributes, stats, counts, bus.failures, bus.dropped)
+        return Reading(attributes, stats, counts, bus.failures, bus.dropped, 1, source.omits)
     except Exception as error:
         logger.debug("a pool could not be read: %s", where(error))
         return None

@@ -96,13 +96,18 @@ NUMBERS: Mapping[str, tuple[Point, ...]] = {
 """What each pool shows of each level and counter."""
 
 
+def telling(metric: Metric, pools: Sequence[Reading]) -> Sequence[Reading]:
+    """Return those of the pools that can tell a metric."""
+    return [pool for pool in pools if metric.name not in pool.omits]
+
+
 def numbers(metric: Metric, pools: Sequence[Reading]) -> Iterator[tuple[Attributes, Number]]:
     """Yield the points of a level or a counter; attributes in the order of the catalogue."""
     if metric is catalog.POOLS:
         yield {}, sum(pool.pools for pool in pools)
         return
     points = NUMBERS[metric.name]
-    for pool in pools:
+    for pool in telling(metric, pools):
         for attributes, read in points:
             yield pool.attributes | attributes, read(pool)
 
@@ -112,7 +117,7 @@ def histograms(metric: Metric, pools: Sequence[Reading]) -> Iterator[tuple[Attri
 
     The one of what went well is there from the beginning, the others from the first failure.
     """
-    for pool in pools:
+    for pool in telling(metric, pools):
         well, failed = durations(metric, pool.counts)
         yield pool.attributes, well
         # Another thread may add a reason meanwhile; the copy is taken in one step.

@@ -99,11 +99,17 @@ def _metric(
     return Metric(metric.name, metric.help, metric.unit, data)
 
 
+def _telling(metric: catalog.Metric, changes: Sequence[Change]) -> Sequence[Change]:
+    """Return those of the pools that can tell a metric."""
+    return [change for change in changes if metric.name not in change.sample.omits]
+
+
 def _numbers(
     changes: Sequence[Change],
     places: Sequence[tuple[int, Place]],
     temporality: AggregationTemporality | None,
 ) -> Points[NumberDataPoint]:
+    changes = _telling(places[0][1].metric, changes)
     make = _difference if temporality is AggregationTemporality.DELTA else _total
     return Points(make, partial(product, places, changes), len(places) * len(changes))
 
@@ -139,6 +145,7 @@ def _point(
 def _histograms(
     changes: Sequence[Change], metric: catalog.Metric, temporality: AggregationTemporality
 ) -> Points[HistogramDataPoint]:
+    changes = _telling(metric, changes)
     rows = [
         (error, change) for change in changes for error in change.sample.histograms[metric.name]
     ]

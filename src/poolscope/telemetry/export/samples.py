@@ -60,7 +60,9 @@ class Buckets:
 class Sample:
     """One pool at one moment; times are in nanoseconds since 1970."""
 
-    __slots__ = ("attributes", "born", "closed", "histograms", "name", "numbers", "start", "time")
+    __slots__ = (
+        "attributes", "born", "closed", "histograms", "name", "numbers", "omits", "start", "time",
+    )  # fmt: skip
 
     def __init__(self, reading: Reading, time: int, *, closed: bool = False) -> None:
         """Read everything. The levels of a pool that is closed are 0.
@@ -72,6 +74,8 @@ class Sample:
         self.attributes = otel_attributes(reading.attributes)
         self.name = reading.attributes.get(catalog.POOL_NAME, "")
         """Empty for the sum of the pools beyond the limit."""
+        self.omits = reading.omits
+        """Names of the metrics it cannot tell."""
         self.closed = closed
         self.start = int(counts.start_time * 1e9)
         """Since when it has been counting."""
