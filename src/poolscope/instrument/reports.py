@@ -159,9 +159,10 @@ class Reports:
             strain.step(len(leases), now)
         elif len(leases) > strain.peak:
             strain.peak = len(leases)
+        number = self.number()
         for hook in self.bus.request_hooks[1]:
             try:
-                hook(self.name, now, self.number(), request, now - began, source, lease.id)
+                hook(self.name, now, number, request, now - began, source, lease.id)
             except BaseException as error:  # a subscriber must not harm the pool
                 self.bus.report(hook, ConnectionAcquired, error)
         return lease
@@ -200,12 +201,10 @@ class Reports:
         lease = self.leases.pop(id(connection), None)
         if lease is None:
             return
-        now = monotonic()
+        now, number = monotonic(), self.number()
         for hook in self.bus.release_hooks:
             try:
-                hook(
-                    self.name, now, self.number(), lease.request, lease.id, now - lease.since, reset
-                )
+                hook(self.name, now, number, lease.request, lease.id, now - lease.since, reset)
             except BaseException as error:  # a subscriber must not harm the pool
                 self.bus.report(hook, ConnectionReleased, error)
         if self.retired:
