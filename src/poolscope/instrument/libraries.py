@@ -1,16 +1,32 @@
-"""The libraries whose pools are known here, each loaded when it is needed."""
+"""The libraries whose pools are known here, each loaded when the program uses it."""
 
 from __future__ import annotations
 
+import logging
 import sys
-from functools import cache
+from collections.abc import Iterable
+from functools import cache, partial
 from importlib import import_module
-from typing import Any
+from importlib.util import find_spec
 
-from poolscope.faults import shown
+from poolscope.faults import shown, where
+from poolscope.instrument.imports import IMPORTS
 from poolscope.instrument.library import Library
 
-NAMES = ("sqlalchemy", "psycopg", "asyncpg", "redis", "valkey", "aiomysql", "pymongo")
+logger = logging.getLogger("poolscope")
+
+MODULES = {
+    "sqlalchemy": "sqlalchemy",
+    "psycopg": "psycopg_pool",
+    "asyncpg": "asyncpg",
+    "redis": "redis",
+    "valkey": "valkey",
+    "aiomysql": "aiomysql",
+    "pymongo": "pymongo",
+}
+"""By name, the package that a program imports before it can have such a pool."""
+
+NAMES = tuple(MODULES)
 
 
 @cache
@@ -19,22 +35,62 @@ def _load(name: str) -> Library:
     return library
 
 
-def get(name: str) -> Library:
-    """Return a library by name. Raises ValueError if it is not known."""
-    if name not in NAMES:
-        raise ValueError(f"no such library: {shown(name)}; known are {', '.join(NAMES)}")
-    return _load(name)
+def known(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return these names. Raises ValueError if one is not known."""
+    for name in names:
+        if name not in MODULES:
+            raise ValueError(f"no such library: {shown(name)}; known are {', '.join(NAMES)}")
+    return names
 
 
-def installed() -> list[Library]:
-    """Return those that are installed."""
-    return [library for name in NAMES if (library := _load(name)).is_installed()]
+def installed() -> tuple[str, ...]:
+    """Return the names of those that could be imported. None is."""
+    return tuple(filter(_is_installed, NAMES))
 
 
-def loaded(thing: Any = None) -> list[Library]:
-    """Return those that the program uses, or of which this may be a thing."""
-    return [_load(name) for name in NAMES if _module(name) in sys.modules]
+def require(name: str) -> None:
+    """Raise ImportError if a library is not installed."""
+    if not _is_installed(name):
+        module = MODULES[name]
+        raise ImportError(f"there is no {module} whose pools could be observed", name=module)
 
 
-def _module(name: str) -> str:
-    return {"psycopg": "psycopg_pool"}.get(name, name)
+def _is_installed(name: str) -> bool:
+    try:
+        return _is_loaded(name) or find_spec(MODULES[name]) is not None
+    except (ImportError, ValueError):  # some finder does not do as finders should
+        return False
+
+
+def _is_loaded(name: str) -> bool:
+    return sys.modules.get(MODULES[name]) is not None
+
+
+def loaded(names: Iterable[str] = NAMES) -> list[Library]:
+    """Return those that the program has imported."""
+    return [_load(name) for name in names if _is_loaded(name)]
+
+
+def expect(names: Iterable[str]) -> None:
+    """Observe the pools of these libraries as soon as the program imports them."""
+    for name in names:
+        if not _is_loaded(name):
+            IMPORTS.expect(MODULES[name], partial(_begin, name))
+
+
+def forget(names: Iterable[str]) -> None:
+    """Expect these libraries no more."""
+    for name in names:
+        IMPORTS.forget(MODULES[name])
+
+
+def _begin(name: str) -> None:
+    try:
+        _load(name).instrument()
+    except Exception as error:  # the program only wanted to import its library
+        logger.warning(
+            "pools of %s are not observed: the library cannot be read (%s). The service goes on "
+            "without their telemetry. Use a newer poolscope, or tell us",
+            name,
+            where(error),
+        )

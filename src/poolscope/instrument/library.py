@@ -84,14 +84,6 @@ class Library(ABC):
 
     # What applications ask
 
-    def is_installed(self) -> bool:
-        """Tell whether there is such a library."""
-        try:
-            self.kinds()
-        except ImportError:
-            return False
-        return True
-
     def instrument(self) -> bool:
         """Observe each pool there will be; `meet` those that are there. False: it cannot be."""
         with self._lock:
