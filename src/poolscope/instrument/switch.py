@@ -61,7 +61,7 @@ def observe(engine_or_pool: Any, name: str | None = None) -> ForeignPool:
         TypeError: it is no pool of a library known here.
         RuntimeError: the version of its library is not known; the log says more.
     """
-    for library in libraries.loaded(engine_or_pool):
+    for library in libraries.loaded():
         if (pool := library.pool_of(engine_or_pool)) is not None:
             if (source := library.observe(pool, name)) is not None:
                 return source
