@@ -73,12 +73,20 @@ class Library(ABC):
         """Return the pool that somebody means, such as that of an engine; None if it is none."""
         return thing if isinstance(thing, self.kinds()) else None
 
+    def anchor(self, pool: Any) -> Any:
+        """Return what lives as long as the pool, and can be weakly referenced: itself, if it can.
+
+        It is what a source is found by, and what bears `MARK`.
+        """
+        return pool
+
     # What wrappers ask
 
     def source_of(self, pool: Any) -> ForeignPool | None:
         """Return what to report to, if the pool is observed, or is to be."""
-        source = self._sources.get(pool)
-        if source is None and self.everywhere and pool not in self._left:
+        anchor = self.anchor(pool)
+        source = self._sources.get(anchor)
+        if source is None and self.everywhere and anchor not in self._left:
             source = self.meet(pool)
         return source
 
@@ -104,18 +112,19 @@ class Library(ABC):
         with self._lock:
             if not self._apply():
                 return None
-            self._left.discard(pool)
+            self._left.discard(self.anchor(pool))
             return self.meet(pool, name)
 
     def meet(self, pool: Any, name: str | None = None) -> ForeignPool | None:
         """Observe a pool, unless it is already; return its source."""
         with self._lock:
-            source = self._sources.get(pool)
+            anchor = self.anchor(pool)
+            source = self._sources.get(anchor)
             if source is None:
                 try:
                     source = self.begin(pool, name)
                 except Exception as error:
-                    self._left.add(pool)
+                    self._left.add(anchor)
                     self.warn(error)
                     return None
                 self.adopt(pool, source)
@@ -124,21 +133,22 @@ class Library(ABC):
     def adopt(self, pool: Any, source: ForeignPool) -> None:
         """Have a pool report to a source until one of the two ends."""
         with self._lock:
-            self._sources[pool] = source
-            finalizer = weakref.finalize(pool, source.close)
+            anchor = self.anchor(pool)
+            self._sources[anchor] = source
+            finalizer = weakref.finalize(anchor, source.close)
             finalizer.atexit = False
-            source.end = partial(self._leave, weakref.ref(pool), finalizer)
-            if hasattr(pool, "__dict__"):
-                pool.__dict__[MARK] = source
+            source.end = partial(self._leave, weakref.ref(anchor), finalizer)
+            if hasattr(anchor, "__dict__"):
+                anchor.__dict__[MARK] = source
 
-    def _leave(self, pool_ref: weakref.ref[Any], finalizer: weakref.finalize[..., Any]) -> None:
+    def _leave(self, anchor_ref: weakref.ref[Any], finalizer: weakref.finalize[..., Any]) -> None:
         finalizer.detach()
-        if (pool := pool_ref()) is None:
+        if (anchor := anchor_ref()) is None:
             return
         with self._lock:
-            self._sources.pop(pool, None)
-            self._left.add(pool)
-            getattr(pool, "__dict__", {}).pop(MARK, None)
+            self._sources.pop(anchor, None)
+            self._left.add(anchor)
+            getattr(anchor, "__dict__", {}).pop(MARK, None)
             if not self.everywhere and not self._sources:
                 self._patches.undo()
 

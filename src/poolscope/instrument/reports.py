@@ -176,9 +176,12 @@ class Reports:
         self._leave_line(request, now)
         if reason is FailureReason.TIMEOUT:
             cause = error.__cause__
+            cause = cause if isinstance(cause, Exception) else None  # a deadline cancels
             self.publish(AcquireTimedOut, request, now - began, self.stats(), cause)
         else:
             self.publish(AcquireFailed, request, now - began, reason, error)
+        if self.retired:
+            self.retire()
 
     def _leave_line(self, request: int, now: float) -> bool:
         """Take a request out of the line; tell whether it was there."""
@@ -249,9 +252,12 @@ class Reports:
         self.connections[id(connection)] = new
         self.publish(ConnectionOpened, new.id, create)
 
-    def not_opened(self, new: Connection, error: BaseException) -> None:
-        """Tell that a connection could not be opened."""
-        fault = classify(error) if isinstance(error, Exception) else ConnectFault.ABANDONED
+    def not_opened(
+        self, new: Connection, error: BaseException, fault: ConnectFault | None = None
+    ) -> None:
+        """Tell that a connection could not be opened; the error says why, unless `fault` does."""
+        if fault is None:
+            fault = classify(error) if isinstance(error, Exception) else ConnectFault.ABANDONED
         self.streak += fault is not ConnectFault.ABANDONED
         create = monotonic() - new.opened_at
         self.publish(ConnectFailed, new.id, create, new.attempt, error, fault)

@@ -108,9 +108,9 @@ class ForeignPool(Reports):
         self.publish(SubscriberFailed, name, error, detached)
 
     def retire(self) -> None:
-        """Tell that the pool closed: the observation ends when the last lease does."""
+        """Tell that the pool closed: the observation ends when the last request and lease do."""
         self.retired = True
-        if not self.leases:
+        if not self.leases and not self.requests:
             self.close()
 
     def close(self) -> None:
