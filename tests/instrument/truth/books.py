@@ -1,0 +1,112 @@
+"""What the events of a foreign pool add up to, and which connection is which at a server."""
+
+import asyncio
+import threading
+from collections import Counter
+
+from poolscope import events as e
+from poolscope.instrument import ForeignPool
+from poolscope.stats import PoolStats
+from poolscope.testing import Replay
+
+
+class Foreign(Replay):
+    """Replays the events of a foreign pool, whose line is not the pool's own.
+
+    Threads come and go while one of them looks at it, so a place in it means little.
+    """
+
+    def _RequestQueued(self, event: e.RequestQueued) -> None:
+        self._expect(event.request_id in self.requests, f"queued when ended: {event}")
+        self._expect(event.request_id not in self.queued, f"queued twice: {event}")
+        self._expect(event.waiting > 0, f"no place in the line: {event}")
+        self.queued.add(event.request_id)
+
+    def _SaturationStarted(self, event: e.SaturationStarted) -> None:
+        self._expect(self.saturation is None, f"saturated twice: {event}")
+        self.saturation = event
+
+    def _SaturationEnded(self, event: e.SaturationEnded) -> None:
+        self._expect(self.saturation is not None, f"never began: {event}")
+        self.saturation = None
+
+    def _check_saturation(self, stats: PoolStats) -> None:
+        self._expect(self.saturation is None or stats.saturation_time > 0, f"{stats}")
+
+
+def _here() -> object:
+    """Return the task or thread that runs this."""
+    try:
+        return asyncio.current_task() or threading.get_ident()
+    except RuntimeError:
+        return threading.get_ident()
+
+
+class Books:
+    """Subscribe this before there is a pool. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self.replay = Foreign()
+        self.numbers: dict[str, int] = {}
+        """The server's numbers of connections, as far as callers have learned them."""
+        self._lock = threading.Lock()
+        self._heard: dict[tuple[str, int], e.Event] = {}
+        self._counts: Counter[type[e.Event]] = Counter()
+        self._last: dict[object, str] = {}
+        """The connection that was lent or opened last, by who got it."""
+        self._next = 1
+        self._name = ""
+
+    def __call__(self, event: e.Event) -> None:
+        with self._lock:
+            self._heard[event.pool, event.sequence] = event
+            self._counts[type(event)] += 1
+            if isinstance(event, e.ConnectionAcquired | e.ConnectionOpened):
+                self._last[_here()] = event.connection_id
+
+    def about(self, source: ForeignPool) -> None:
+        self._name = source.name
+
+    def learn(self, number: int) -> None:
+        """Note what the server calls the connection that this task or thread got last."""
+        with self._lock:
+            self.numbers[self._last[_here()]] = number
+
+    @property
+    def begun(self) -> int:
+        """Return how many connections were begun."""
+        return self._counts[e.ConnectStarted]
+
+    @property
+    def gone(self) -> int:
+        """Return how many connections left the pool."""
+        return self._counts[e.ConnectionClosed] + self._counts[e.ConnectionDetached]
+
+    def settle(self) -> int:
+        """Write down what was heard, up to the first event that is missing; return how many."""
+        with self._lock:
+            while (event := self._heard.pop((self._name, self._next), None)) is not None:
+                self.replay(event)
+                self._next += 1
+            return self._next - 1
+
+    def compare(self, source: ForeignPool) -> None:
+        """Compare with what was counted, and the laws with each other, while nothing happens."""
+        replay, metrics = self.replay, source.metrics
+        counts = replay.counts
+        failures = Counter(event.reason for event in replay.of(e.AcquireFailed))
+        failures[e.FailureReason.TIMEOUT] = counts[e.AcquireTimedOut]
+        ended = counts[e.ConnectionReleased] + counts[e.ConnectionDetached]
+        ended += counts[e.LeakReclaimed]
+        assert metrics.acquired == metrics.wait.count == counts[e.ConnectionAcquired]
+        assert +Counter(metrics.failures) == +failures
+        assert sum(each.count for each in metrics.failed_wait.values()) == failures.total()
+        assert metrics.use.count == ended == metrics.acquired - len(replay.leases)
+        assert metrics.opened == metrics.create.count == counts[e.ConnectionOpened]
+        assert metrics.connect_failures == counts[e.ConnectFailed]
+        assert +Counter(metrics.closed) == replay.reasons
+        gone = replay.reasons.total() + metrics.detached
+        assert metrics.opened == gone + len(replay.open)
+        assert counts[e.ConnectionRequested] == (
+            metrics.acquired + failures.total() + len(replay.requests)
+        )

@@ -1,0 +1,70 @@
+"""psycopg_pool, for threads and for asyncio, with and without connections that stay."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
+
+import psycopg
+import psycopg_pool
+
+from tests.instrument.truth.subjects import SIZE, Subject
+from tests.instrument.truth.views import PostgresView
+
+
+class Psycopg(Subject):
+    library = "psycopg"
+    view = PostgresView
+    trouble = (psycopg.Error, psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests)
+    expected = frozenset({"PoolTimeout", "TooManyRequests", "disturbed", "closed"})
+    kind: Any = psycopg_pool.ConnectionPool
+    sizes: ClassVar[dict[str, Any]] = {"min_size": 1, "max_size": SIZE, "max_idle": 0.3}
+
+    def open(self) -> Any:
+        self.farewells = {"closed": lambda connection: connection.close()}
+        self.pool = self.kind(
+            self.server.url,
+            kwargs={"application_name": self.server.tag},
+            open=False,
+            max_waiting=2,
+            max_lifetime=1.5,
+            num_workers=2,
+            **self.sizes,
+        )
+        return self.pool.open()
+
+    def lease(self, patience: float) -> AbstractContextManager[Any]:
+        return self.pool.connection(patience)  # type: ignore[no-any-return]
+
+    def ask(self, connection: Any, text: str) -> Any:
+        return connection.execute(text).fetchone()[0]
+
+    def disturb(self) -> Any:
+        return self.random.choice(self.deeds())()
+
+    def deeds(self) -> list[Callable[[], Any]]:
+        least, most = self.random.randint(0, 2), self.random.randint(2, SIZE)
+        return [self.pool.drain, self.pool.check, lambda: self.pool.resize(least, most)]
+
+    def close(self) -> Any:
+        return self.pool.close()
+
+
+class PsycopgNull(Psycopg):
+    kind = psycopg_pool.NullConnectionPool
+    sizes: ClassVar[dict[str, Any]] = {"min_size": 0, "max_size": SIZE}
+
+    def deeds(self) -> list[Callable[[], Any]]:
+        return [lambda: self.pool.resize(0, self.random.randint(2, SIZE))]
+
+
+class PsycopgInLoop(Psycopg):
+    kind = psycopg_pool.AsyncConnectionPool
+    in_loop = True
+    expected = Psycopg.expected | {"CancelledError"}
+
+    async def ask(self, connection: Any, text: str) -> Any:
+        return (await (await connection.execute(text)).fetchone())[0]
+
+
+class PsycopgNullInLoop(PsycopgNull, PsycopgInLoop):
+    kind = psycopg_pool.AsyncNullConnectionPool

@@ -1,0 +1,103 @@
+"""The pools of SQLAlchemy, over drivers of each kind."""
+
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, ClassVar
+
+import asyncpg
+from sqlalchemy import NullPool, create_engine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from tests.instrument.truth.subjects import PATIENCE, SIZE, Subject
+from tests.instrument.truth.views import MariadbView, PostgresView
+
+Lease = AbstractContextManager[Any] | AbstractAsyncContextManager[Any]
+
+
+class SqlalchemyPsycopg(Subject):
+    library = "sqlalchemy"
+    view = PostgresView
+    trouble = (SQLAlchemyError,)
+    expected = frozenset({"TimeoutError", "detached", "invalidated", "renewed"})
+    scheme: ClassVar[str] = "postgresql+psycopg"
+    options: ClassVar[dict[str, Any]] = {
+        "pool_size": SIZE - 2,
+        "max_overflow": 2,
+        "pool_timeout": PATIENCE,
+        "pool_recycle": 1,
+    }
+
+    def arguments(self) -> dict[str, Any]:
+        return {"application_name": self.server.tag}
+
+    def open(self) -> None:
+        self.farewells = {"detached": _detach, "invalidated": _invalidate, "renewed": _renew}
+        self.pool = create_engine(self.url, connect_args=self.arguments(), **self.options)
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.server.url.partition('://')[2]}"
+
+    def lease(self, patience: float) -> Lease:
+        return self.pool.connect()  # type: ignore[no-any-return]
+
+    def ask(self, connection: Any, text: str) -> Any:
+        return connection.exec_driver_sql(text).scalar()
+
+    def close(self) -> Any:
+        return self.pool.dispose()
+
+
+def _detach(connection: Any) -> Any:
+    connection.detach()
+    return connection.close
+
+
+def _invalidate(connection: Any) -> None:
+    connection.invalidate()
+
+
+def _renew(connection: Any) -> None:
+    """Have it connect anew when it is used again."""
+    connection.invalidate()
+    connection.rollback()
+
+
+class SqlalchemyNull(SqlalchemyPsycopg):
+    expected = frozenset({"detached", "invalidated", "renewed"})
+    options: ClassVar[dict[str, Any]] = {"poolclass": NullPool}
+    has_limit = False
+
+
+class SqlalchemyPymysql(SqlalchemyPsycopg):
+    view = MariadbView
+    scheme = "mysql+pymysql"
+
+    def arguments(self) -> dict[str, Any]:
+        return {"database": self.server.tag}
+
+
+class SqlalchemyAsyncpg(SqlalchemyPsycopg):
+    in_loop = True
+    trouble = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+    expected = SqlalchemyPsycopg.expected | {"CancelledError"}
+    scheme = "postgresql+asyncpg"
+
+    def arguments(self) -> dict[str, Any]:
+        return {"ssl": False, "server_settings": {"application_name": self.server.tag}}
+
+    def open(self) -> None:
+        ways = {"detached": _detach, "invalidated": _invalidate, "renewed": _renew}
+        self.farewells = {way: _in_loop(deed) for way, deed in ways.items()}
+        self.pool = create_async_engine(self.url, connect_args=self.arguments(), **self.options)
+
+    async def ask(self, connection: Any, text: str) -> Any:
+        return (await connection.exec_driver_sql(text)).scalar()
+
+
+def _in_loop(way: Any) -> Any:
+    async def part(connection: Any) -> Any:
+        closes = await connection.run_sync(way)
+        return closes and connection.close
+
+    return part

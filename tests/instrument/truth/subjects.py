@@ -1,0 +1,70 @@
+"""What has to be said of a library: how its pool is made, used, disturbed and closed."""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from inspect import isawaitable
+from typing import Any, ClassVar
+
+from tests.instrument.truth.views import View
+
+SIZE = 4
+PATIENCE = 0.25
+"""Seconds a request may wait, where the pool has one limit for all."""
+
+
+class Subject(ABC):
+    """One kind of pool. What is `in_loop` returns awaitables, wherever that is allowed."""
+
+    library: ClassVar[str]
+    view: ClassVar[type[View]]
+    in_loop: ClassVar[bool] = False
+    trouble: ClassVar[tuple[type[BaseException], ...]]
+    """What callers may get when connections are killed, requests time out, and so on."""
+    expected: ClassVar[frozenset[str]] = frozenset()
+    """What must have happened at the end, besides what happens to each."""
+    has_limit: ClassVar[bool] = True
+    """Whether there is a number of connections beyond which requests wait."""
+    gentle: ClassVar[bool] = False
+    """Whether it may be disturbed only while nobody moves."""
+
+    def __init__(self, view: View, rng: random.Random) -> None:
+        self.server = view
+        self.random = rng
+        self.pool: Any = None
+        self.farewells: dict[str, Callable[[Any], Any]] = {}
+        """Ways to take a connection from the pool for good; each returns what then is to be closed,
+        or None if the pool closes it."""
+
+    def __str__(self) -> str:
+        return type(self).__name__
+
+    @abstractmethod
+    def open(self) -> Any:
+        """Make the `pool`."""
+
+    @abstractmethod
+    def lease(self, patience: float) -> AbstractContextManager[Any] | AbstractAsyncContextManager:
+        """Ask for a connection. The pool may have another patience."""
+
+    @abstractmethod
+    def ask(self, connection: Any, text: str) -> Any:
+        """Send a text, and return the first value of the answer."""
+
+    @abstractmethod
+    def close(self) -> Any:
+        """Close the pool as its owner does."""
+
+    def disturb(self) -> Any:
+        """Do what an owner may do to a pool in use."""
+        return None
+
+    def watch(self) -> Any:
+        """Return what is observed."""
+        return self.pool
+
+
+async def act(result: Any) -> Any:
+    """Wait for a result, if it is to be waited for."""
+    return await result if isawaitable(result) else result

@@ -1,0 +1,300 @@
+"""Puts a pool under load, disturbs it, and compares what is told of it with what a server shows.
+
+While everybody moves, the server may show no fewer connections than were open all the time, and no
+more than were open or being opened at some time, while it was asked. While everybody stands still,
+both are equal: in number, for idle and used each, and one by one where callers know the server's
+numbers.
+"""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
+
+from poolscope import instrument, registry, uninstrument
+from poolscope.bus import ROOT
+from poolscope.instrument import ForeignPool, observe
+from poolscope.stats import PoolStats
+from tests.instrument.truth.books import Books
+from tests.instrument.truth.callers import STILL, Caller
+from tests.instrument.truth.stages import Loop, Stage, Threads
+from tests.instrument.truth.subjects import SIZE, Subject, act
+from tests.instrument.truth.views import View
+from tests.servers.traces import soon
+from tests.telemetry.series import Series, key, of_families, scrape
+
+CALLERS = SIZE + 3
+REST = 10.0
+"""Seconds in which everything must come to rest."""
+EVERY = 10
+"""Each which moment all stand still."""
+
+POOL = "db_client_connection_pool_name"
+COUNT = "db_client_connection_count"
+STATE = "db_client_connection_state"
+PENDING = "db_client_connection_pending_requests"
+
+
+class Load:
+    """One pool, its callers, and what is known of both."""
+
+    def __init__(self, subject: Subject, view: View, rng: random.Random) -> None:
+        self.subject = subject
+        self.view = view
+        self.books = Books()
+        self.stage: Stage = Loop() if subject.in_loop else Threads(CALLERS)
+        self.goes_on = True
+        self.halted = False
+        self.closed = False
+        self.kept: set[int] = set()
+        """Numbers of connections that callers took for themselves."""
+        self.callers = [Caller(self, random.Random(rng.random())) for _ in range(CALLERS)]
+        self.lives: list[Future[None]] = []
+        self.source: ForeignPool
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Open the pool and let callers at it; at the end all have gone home."""
+        self.stage.do(self._open())
+        self.lives = [self.stage.begin(each.live()) for each in self.callers]
+        try:
+            yield
+        finally:
+            self.goes_on = self.halted = False
+            for life in self.lives:
+                life.result(30)
+
+    async def _open(self) -> None:
+        # Both ways of being observed: all are, and this one is found by asking for it.
+        await act(self.subject.open())
+        self.source = observe(self.subject.watch())
+        self.books.about(self.source)
+
+    def disturb(self) -> None:
+        """Do to the pool what its owner may do."""
+        self.stage.do(self._disturb())
+
+    async def _disturb(self) -> None:
+        await act(self.subject.disturb())
+
+    def close(self) -> None:
+        """Close the pool. May be called again."""
+        if not self.closed:
+            self.closed = True
+            self.stage.do(self._close())
+
+    async def _close(self) -> None:
+        await act(self.subject.close())
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        return sum((caller.outcomes for caller in self.callers), Counter())
+
+    @property
+    def rests(self) -> bool:
+        if self.goes_on and any(life.done() for life in self.lives):
+            raise AssertionError("a caller has died")
+        return STILL.issuperset(caller.place for caller in self.callers)
+
+
+class Witness:
+    def __init__(self, load: Load, rng: random.Random) -> None:
+        self.load = load
+        self.random = rng
+        self.killed: set[int] = set()
+        self.seen: Counter[str] = Counter()
+        self.trouble = ""
+        """Why the last comparison at rest failed."""
+
+    # Those who disturb
+
+    def disturb(self) -> None:
+        chance = self.random.random()
+        if chance < 0.15:
+            self.kill()
+        elif chance < 0.4:
+            self.seen["given up"] += self.load.stage.give_up(self.random.choice(self.load.callers))
+        elif chance < 0.5 and not self.load.subject.gentle:
+            self.load.disturb()
+            self.seen["disturbed"] += 1
+
+    def disturb_at_rest(self) -> None:
+        chance = self.random.random()
+        if chance < 0.3:
+            self.kill()
+        elif chance < 0.6:
+            self.load.disturb()
+            self.seen["disturbed"] += 1
+
+    def kill(self) -> None:
+        """Have the server end a connection that callers know, and wait until it is gone."""
+        known = set(self.load.books.numbers.values()) & self.load.view.seen().keys()
+        if alive := known - self.killed - self.load.kept:
+            doomed = self.random.choice(sorted(alive))
+            self.killed.add(doomed)
+            self.load.view.kill(doomed)
+            assert soon(lambda: doomed not in self.load.view.seen())
+            self.seen["killed"] += 1
+
+    # Those who look
+
+    def watch(self, moments: int) -> None:
+        for moment in range(moments):
+            self.disturb()
+            time.sleep(self.random.expovariate(150))
+            if moment % EVERY:
+                self.look_at_motion()
+            else:
+                self.look_at_rest()
+            self.seen["moments"] += 1
+
+    def look_at_motion(self) -> None:
+        """Compare one moment, at which nobody is asked to stand still."""
+        load, books = self.load, self.load.books
+        before, begun, gone = self.levels(), books.begun, books.gone
+        shown = self.shown().keys()
+        told = self.told(scrape_pools())
+        begun, gone, after = books.begun - begun, books.gone - gone, self.levels()
+        open_ = [sum(levels[:2]) for levels in (before, after)]
+        most = max(open_) + before[2] + begun
+        least = min(open_) - gone
+        lost = len(self.lost())
+        stats = f"{before}, {after}; begun {begun}, gone {gone}, lost {lost}; {load.source}"
+        assert least - lost <= len(shown), f"{len(shown)} at the server, not {stats}"
+        assert least <= sum(told) <= most, f"{told} told, not {stats}"
+        self.seen["exact in motion"] += least - lost == most == len(shown)
+        # What was closed just before may take the server a moment to see.
+        assert soon(lambda: len(shown & self.shown().keys()) <= most), (
+            f"{len(shown)} at the server, not {stats}"
+        )
+
+    def levels(self) -> tuple[int, int, int]:
+        stats = self.load.source.stats()
+        return stats.idle, stats.in_use, stats.connecting
+
+    def shown(self) -> dict[int, bool]:
+        kept = self.load.kept.copy()  # before it is asked: these are none of the pool's
+        return {id_: held for id_, held in self.load.view.seen().items() if id_ not in kept}
+
+    def lost(self) -> set[int]:
+        """Return the numbers of connections the pool still holds, though they were killed."""
+        self.load.books.settle()
+        numbers = self.load.books.numbers
+        return {numbers.get(each, 0) for each in self.load.books.replay.open} & self.killed
+
+    def told(self, series: Series) -> tuple[int, int]:
+        name = self.load.source.name
+        idle, used = (series[key(COUNT, **{POOL: name, STATE: s})] for s in ("idle", "used"))
+        return int(idle), int(used)
+
+    def look_at_rest(self) -> None:
+        """Compare two moments at which everybody stands still, with a disturbance in between."""
+        self.load.halted = True
+        self.agree()
+        self.disturb_at_rest()
+        self.agree()
+        self.load.halted = False
+
+    def agree(self) -> None:
+        deadline = time.monotonic() + REST
+        while not self.agrees():
+            if time.monotonic() > deadline:
+                places = Counter(caller.place for caller in self.load.callers)
+                raise AssertionError(f"{self.trouble}; {self.load.source}; callers {places}")
+            time.sleep(0.001)
+
+    def agrees(self) -> bool:
+        """Tell whether server, events and telemetry agree; False, too, while anything moves."""
+        load, books = self.load, self.load.books
+        stats = load.source.stats()
+        if not load.rests or stats.connecting or books.settle() != stats.sequence:
+            self.trouble = f"no rest: {books.settle()} events were heard"
+            return False
+        shown = self.shown()
+        series = scrape_pools()
+        told = self.told(series)
+        waiting = series[key(PENDING, **{POOL: load.source.name})]
+        if not load.rests or same(load.source.stats()) != same(stats):
+            self.trouble = "no rest"
+            return False
+        self.trouble = self.difference(stats, shown)
+        if self.trouble:
+            return False
+        books.replay.check(stats)
+        books.compare(load.source)
+        assert told == (stats.idle, stats.in_use), f"{told} told of {stats}"
+        assert waiting == stats.waiting, f"{waiting} told of {stats}"
+        self.note(stats)
+        return True
+
+    def difference(self, stats: PoolStats, shown: dict[int, bool]) -> str:
+        """Compare the server's view with the pool's, connection by connection."""
+        replay, numbers = self.load.books.replay, self.load.books.numbers
+        known = {each: numbers.get(each) for each in replay.open}
+        alive = {each: number for each, number in known.items() if number not in self.killed}
+        leased = {known[each] for each in replay.leases.values() if each in alive}
+        held = {number for number, is_held in shown.items() if is_held}
+        said = f"{stats}; {known}, leased {replay.leases}, killed {self.killed & {*known.values()}}"
+        if stats.idle + stats.in_use != len(known):
+            return f"by the events {len(known)} are open; {said}"
+        if stats.in_use != len(replay.leases):
+            return f"by the events {len(replay.leases)} are in use; {said}"
+        if len(shown) != len(alive) or not shown.keys() >= {*alive.values()} - {None}:
+            return f"the server shows {shown}; {said}"
+        if held != leased:
+            return f"the server shows {held} in use; {said}"
+        return ""
+
+    def note(self, stats: PoolStats) -> None:
+        self.seen.update(rests=1, lost=bool(self.lost()), kept=self.is_at("keeping"))
+        self.seen.update(idle=stats.idle > 0, used=stats.in_use > 0, waiting=stats.waiting > 0)
+
+    def is_at(self, place: str) -> bool:
+        return any(caller.place == place for caller in self.load.callers)
+
+
+def same(stats: PoolStats) -> tuple[object, ...]:
+    return stats.sequence, stats.idle, stats.in_use, stats.connecting, stats.waiting
+
+
+def scrape_pools() -> Series:
+    return of_families(scrape())
+
+
+def conclude(load: Load, witness: Witness) -> None:
+    """Check what is left when all callers have gone, and then when the pool is closed."""
+    source, books = load.source, load.books
+    witness.agree()
+    stats, replay = source.stats(), books.replay
+    assert (stats.in_use, stats.waiting, stats.connecting) == (0, 0, 0), stats
+    assert not replay.leases
+    assert not replay.requests
+    asked = sum(caller.asked for caller in load.callers)
+    assert source.metrics.connection_requests == asked
+    load.close()
+    assert soon(lambda: not load.view.seen()), load.view.seen()
+    assert source not in registry.live()
+    assert not any((POOL, source.name) in labels for _, labels in scrape_pools())
+    books.settle()
+    assert not replay.faults, replay.faults[:5]
+    assert not replay.open | replay.connecting, f"never closed: {replay.open}"
+    books.compare(source)
+
+
+def compared(subject: type[Subject], view: View, seed: int, moments: int = 200) -> Counter[str]:
+    """Compare so many moments; return how often what was seen."""
+    rng = random.Random(seed)
+    load = Load(subject(view, random.Random(rng.random())), view, rng)
+    witness = Witness(load, rng)
+    instrument(subject.library)
+    try:
+        with ROOT.subscribe(load.books), load.stage, closing(load):
+            with load.under_way():
+                witness.watch(moments)
+            conclude(load, witness)
+    finally:
+        uninstrument(subject.library)
+        print(subject.__name__, witness.seen, load.outcomes, load.books.replay.reasons)
+    return witness.seen + load.outcomes
