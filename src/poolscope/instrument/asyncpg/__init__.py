@@ -1,0 +1,213 @@
+"""Pools of asyncpg.
+
+A pool consists of holders: each has a place for one connection, opens it, lends it and takes it
+back. Their methods tell what happens; the end of a connection, by whomever, it tells itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from asyncpg import Connection
+from asyncpg.pool import Pool, PoolConnectionHolder
+
+from poolscope.instrument.asyncpg.source import (
+    Holders,
+    Request,
+    Source,
+    asking,
+    check,
+    owner_of,
+    why_closed,
+)
+from poolscope.instrument.library import MARK, Library
+from poolscope.instrument.patches import Patches
+from poolscope.instrument.source import ForeignPool
+
+Inner = Callable[..., Any]
+
+
+class AsyncpgLibrary(Library):
+    """Observes `asyncpg.Pool`, each from when it is initialized."""
+
+    name = "asyncpg"
+    distribution = "asyncpg"
+    tried = "0.29.0 to 0.32.0"
+
+    def kinds(self) -> tuple[type, ...]:
+        """Return the one class there is."""
+        return (Pool,)
+
+    def patch(self, patches: Patches) -> None:
+        """Replace what lends, takes back, opens and closes."""
+        check()
+        patches.wrap(Pool, "_async__init__", _initialize)
+        patches.wrap(Pool, "_acquire", _acquire)
+        patches.wrap(Pool, "close", _close)
+        patches.wrap(Pool, "terminate", _terminate)
+        patches.wrap(PoolConnectionHolder, "connect", _connect)
+        patches.wrap(PoolConnectionHolder, "acquire", _take)
+        patches.wrap(PoolConnectionHolder, "release", _give_back)
+        patches.wrap(PoolConnectionHolder, "_release", _free)
+        patches.wrap(Connection, "_cleanup", _end)
+
+    def anchor(self, pool: Any) -> Holders:
+        """Return its holders, in a list that a source can be found by."""
+        holders = pool._holders
+        if type(holders) is not Holders:
+            pool._holders = holders = Holders(holders)
+        return holders
+
+    def source_of(self, pool: Any) -> Source | None:
+        """Return what to report to; unless it was asked for, not before the pool has begun."""
+        holders = pool._holders
+        source: Any = getattr(holders, MARK, None)
+        if source is None and self.everywhere and _is_begun(pool):
+            source = super().source_of(pool)
+        return source  # type: ignore[no-any-return]
+
+    def begin(self, pool: Any, name: str | None) -> ForeignPool:
+        """Return a new source."""
+        return Source(pool, self.anchor(pool), name)
+
+    def uninstrument(self) -> None:
+        """Observe no pool any more, and put back all that was replaced."""
+        with self._lock:
+            anchors = [*self._sources, *self._left]
+            super().uninstrument()
+            for holders in anchors:
+                if holders:
+                    holders[0]._pool._holders = list(holders)
+
+
+def _is_begun(pool: Any) -> bool:
+    """Tell whether a pool has all its holders: another thread may be about to add them."""
+    return len(pool._holders) == pool.get_max_size() and not pool.is_closing()
+
+
+LIBRARY = AsyncpgLibrary()
+
+
+def _initialize(inner: Inner) -> Inner:
+    async def initialize(pool: Any) -> Any:
+        try:
+            return await inner(pool)
+        finally:
+            source = LIBRARY.source_of(pool)
+            if source is not None and pool.is_closing():  # it failed
+                source.retire()
+
+    return initialize
+
+
+def _acquire(inner: Inner) -> Inner:
+    async def acquire(pool: Any, timeout: Any) -> Any:
+        source = LIBRARY.source_of(pool)
+        if source is None:
+            return await inner(pool, timeout)
+        request = Request(source, pool)
+        asking.set(request)
+        try:
+            proxy = await inner(pool, timeout)
+        except BaseException as error:
+            request.failed(pool, error, timeout is not None)
+            raise
+        finally:
+            asking.set(None)
+        request.succeeded(proxy)
+        return proxy
+
+    return acquire
+
+
+def _connect(inner: Inner) -> Inner:
+    async def connect(holder: Any) -> Any:
+        source = LIBRARY.source_of(holder._pool)
+        if source is None:
+            return await inner(holder)
+        new, request = source.begin_connect()
+        try:
+            result = await inner(holder)
+        except BaseException as error:
+            source.not_connected(new, request, error, holder._pool.is_closing())
+            raise
+        source.connected(new, holder._con)
+        return result
+
+    return connect
+
+
+def _take(inner: Inner) -> Inner:
+    async def take(holder: Any) -> Any:
+        source = LIBRARY.source_of(holder._pool)
+        if source is not None:
+            source.taking(holder)
+        return await inner(holder)
+
+    return take
+
+
+def _give_back(inner: Inner) -> Inner:
+    async def give_back(holder: Any, timeout: Any) -> Any:
+        source = LIBRARY.source_of(holder._pool)
+        if source is None or holder._con is None:
+            return await inner(holder, timeout)
+        key = source.returns(holder)
+        try:
+            return await inner(holder, timeout)
+        finally:
+            source.returning.pop(key, None)
+
+    return give_back
+
+
+def _free(inner: Inner) -> Inner:
+    def free(holder: Any) -> Any:
+        source = LIBRARY.source_of(holder._pool)
+        if source is not None:
+            source.freed(holder)
+        return inner(holder)
+
+    return free
+
+
+def _end(inner: Inner) -> Inner:
+    def end(con: Any) -> Any:
+        source = owner_of(con)
+        if source is None:
+            return inner(con)
+        reason = why_closed(source, con)
+        try:
+            return inner(con)
+        finally:
+            source.closed(con, reason)
+
+    return end
+
+
+def _close(inner: Inner) -> Inner:
+    async def close(pool: Any) -> Any:
+        try:
+            return await inner(pool)
+        finally:
+            source = LIBRARY.source_of(pool)
+            if source is not None and pool.is_closing():
+                source.retire()
+
+    return close
+
+
+def _terminate(inner: Inner) -> Inner:
+    def terminate(pool: Any) -> Any:
+        source = LIBRARY.source_of(pool)
+        if source is None:
+            return inner(pool)
+        source.terminated = True
+        try:
+            return inner(pool)
+        finally:
+            if pool.is_closing():
+                source.retire()
+
+    return terminate
