@@ -135,7 +135,7 @@ class Library(ABC):
         with self._lock:
             anchor = self.anchor(pool)
             self._sources[anchor] = source
-            finalizer = weakref.finalize(anchor, source.close)
+            finalizer = weakref.finalize(anchor, source.lost)
             finalizer.atexit = False
             source.end = partial(self._leave, weakref.ref(anchor), finalizer)
             if hasattr(anchor, "__dict__"):

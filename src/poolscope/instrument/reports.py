@@ -146,7 +146,7 @@ class Reports:
         key = id(connection)
         lease = self.connections.get(key)
         if lease is None:
-            lease = self._meet(key, now)
+            lease = self._meet(connection, now)
         source = _IDLE if lease.since else AcquireSource.NEW
         if self.line and self._leave_line(request, now) and source is _IDLE:
             source = AcquireSource.HANDOFF
@@ -269,10 +269,10 @@ class Reports:
 
     def meet(self, connection: object) -> None:
         """Tell of a connection that was there before anybody looked."""
-        self.connections.get(id(connection)) or self._meet(id(connection), monotonic())
+        self.connections.get(id(connection)) or self._meet(connection, monotonic())
 
-    def _meet(self, key: int, now: float) -> Connection:
-        met = Connection(f"{self.name}#{self.serial()}", now)
+    def _meet(self, connection: object, now: float) -> Connection:
+        key, met = id(connection), Connection(f"{self.name}#{self.serial()}", now)
         met.since = now  # it is not new
         self.inherited.discard(key)
         return self.connections.setdefault(key, met)

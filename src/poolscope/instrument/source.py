@@ -113,6 +113,10 @@ class ForeignPool(Reports):
         if not self.leases and not self.requests:
             self.close()
 
+    def lost(self) -> None:
+        """Hear that a pool which reports here is lost, and will say no more."""
+        self.close()
+
     def close(self) -> None:
         """Observe no more. The pool goes on as if it had never been observed. May be repeated."""
         with self._lock:
