@@ -14,10 +14,10 @@ from asyncpg.pool import Pool, PoolConnectionHolder
 
 from poolscope.instrument.asyncpg.source import (
     Holders,
-    Request,
     Source,
     asking,
     check,
+    has_to_wait,
     owner_of,
     why_closed,
 )
@@ -47,8 +47,6 @@ class AsyncpgLibrary(Library):
         patches.wrap(Pool, "close", _close)
         patches.wrap(Pool, "terminate", _terminate)
         patches.wrap(PoolConnectionHolder, "connect", _connect)
-        patches.wrap(PoolConnectionHolder, "acquire", _take)
-        patches.wrap(PoolConnectionHolder, "release", _give_back)
         patches.wrap(PoolConnectionHolder, "_release", _free)
         patches.wrap(Connection, "_cleanup", _end)
 
@@ -103,34 +101,47 @@ def _initialize(inner: Inner) -> Inner:
 
 def _acquire(inner: Inner) -> Inner:
     async def acquire(pool: Any, timeout: Any) -> Any:
-        source = LIBRARY.source_of(pool)
+        source = getattr(pool._holders, MARK, None) or LIBRARY.source_of(pool)
         if source is None:
             return await inner(pool, timeout)
-        request = Request(source, pool)
+        request = source.requested()
         asking.set(request)
+        if has_to_wait(pool):
+            source.queued(request)
         try:
             proxy = await inner(pool, timeout)
         except BaseException as error:
-            request.failed(pool, error, timeout is not None)
+            source.lent_nothing(request, error, pool, timeout is not None)
             raise
-        finally:
-            asking.set(None)
-        request.succeeded(proxy)
+        source.lent(request, proxy)
         return proxy
 
     return acquire
 
 
+def _free(inner: Inner) -> Inner:
+    def free(holder: Any) -> Any:
+        if holder._in_use is not None:
+            pool = holder._pool
+            source = getattr(pool._holders, MARK, None) or LIBRARY.source_of(pool)
+            if source is not None:
+                source.freed(holder)
+        return inner(holder)
+
+    return free
+
+
 def _connect(inner: Inner) -> Inner:
     async def connect(holder: Any) -> Any:
-        source = LIBRARY.source_of(holder._pool)
+        pool = holder._pool
+        source = LIBRARY.source_of(pool)
         if source is None:
             return await inner(holder)
-        new, request = source.begin_connect()
+        new, request = source.connects(pool)
         try:
             result = await inner(holder)
         except BaseException as error:
-            source.not_connected(new, request, error, holder._pool.is_closing())
+            source.not_connected(new, request, error, pool.is_closing())
             raise
         source.connected(new, holder._con)
         return result
@@ -138,46 +149,12 @@ def _connect(inner: Inner) -> Inner:
     return connect
 
 
-def _take(inner: Inner) -> Inner:
-    async def take(holder: Any) -> Any:
-        source = LIBRARY.source_of(holder._pool)
-        if source is not None:
-            source.taking(holder)
-        return await inner(holder)
-
-    return take
-
-
-def _give_back(inner: Inner) -> Inner:
-    async def give_back(holder: Any, timeout: Any) -> Any:
-        source = LIBRARY.source_of(holder._pool)
-        if source is None or holder._con is None:
-            return await inner(holder, timeout)
-        key = source.returns(holder)
-        try:
-            return await inner(holder, timeout)
-        finally:
-            source.returning.pop(key, None)
-
-    return give_back
-
-
-def _free(inner: Inner) -> Inner:
-    def free(holder: Any) -> Any:
-        source = LIBRARY.source_of(holder._pool)
-        if source is not None:
-            source.freed(holder)
-        return inner(holder)
-
-    return free
-
-
 def _end(inner: Inner) -> Inner:
     def end(con: Any) -> Any:
         source = owner_of(con)
         if source is None:
             return inner(con)
-        reason = why_closed(source, con)
+        reason = why_closed(con)
         try:
             return inner(con)
         finally:

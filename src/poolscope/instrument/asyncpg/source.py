@@ -8,15 +8,16 @@ import weakref
 from asyncio import CancelledError
 from collections.abc import Callable
 from contextvars import ContextVar
+from inspect import unwrap
 from time import monotonic
+from types import CodeType, FrameType
 from typing import Any
 
 from asyncpg import Connection as AsyncpgConnection
 from asyncpg import InterfaceError
 from asyncpg.pool import Pool, PoolConnectionHolder, PoolConnectionProxy
-from asyncpg.protocol.protocol import BaseProtocol
 
-from poolscope.events import CloseReason, ConnectFault, FailureReason
+from poolscope.events import CloseReason, ConnectFault, ConnectionClosed, FailureReason
 from poolscope.instrument.levels import Levels
 from poolscope.instrument.library import MARK
 from poolscope.instrument.naming import pool_name
@@ -27,13 +28,13 @@ from poolscope.telemetry import catalog
 
 _TIMELESS = UNKNOWN | {catalog.ACQUIRE_TIMEOUT.name}
 """A deadline is given with each acquire, or none is."""
+_TIMEOUT = ((TimeoutError, FailureReason.TIMEOUT),)
 
 _READ = {
     "Pool": "_holders _queue _closed _connect_args _connect_kwargs _generation",
-    "PoolConnectionHolder": "_pool _con _in_use _generation _max_queries",
+    "PoolConnectionHolder": "_pool _con _in_use _generation",
     "PoolConnectionProxy": "_con _holder",
-    "Connection": "_aborted _protocol _proxy",
-    "BaseProtocol": "queries_count _is_cancelling",
+    "Connection": "_aborted _proxy",
 }
 """What is read here, by class."""
 
@@ -47,57 +48,11 @@ class Holders(list[Any]):
     __hash__ = object.__hash__  # type: ignore[assignment]
 
 
-class Request:
-    """A request under way, as those see it who open connections for it."""
-
-    __slots__ = ("not_connected", "number", "source")
-
-    def __init__(self, source: Source, pool: Any) -> None:
-        """Begin one, which waits if no holder is free."""
-        self.source = source
-        self.number = source.requested()
-        self.not_connected = False
-        """Whether a connection could not be opened for it."""
-        queue = pool._queue
-        if queue is not None and queue.empty() and not pool.is_closing():
-            source.queued(self.number)
-
-    def succeeded(self, proxy: Any) -> None:
-        """End it. What it got may be closed already, if it had a deadline: a task of its own."""
-        source, con = self.source, proxy._con
-        if source.state == "closed":
-            return
-        source.acquired(self.number, con or proxy)
-        if con is None:
-            source.released(proxy)
-            source.connections.pop(id(proxy), None)
-
-    def failed(self, pool: Any, error: BaseException, has_deadline: bool) -> None:
-        """End it without a connection."""
-        source, reason = self.source, why(error)
-        if source.state == "closed":
-            return
-        if self.not_connected:
-            reason = FailureReason.CONNECT_FAILED
-        elif has_deadline and isinstance(error, TimeoutError):
-            reason = FailureReason.TIMEOUT
-        elif isinstance(error, Exception):
-            closed = pool.is_closing() or not pool._holders
-            reason = FailureReason.CLOSED if closed else FailureReason.VALIDATION_FAILED
-        source.failed(self.number, error, reason)
-
-
-asking: ContextVar[Request | None] = ContextVar("asking", default=None)
-"""For what connections are opened in this context."""
+asking: ContextVar[int] = ContextVar("asking", default=0)
+"""The last request that was made in this context."""
 
 _owners: weakref.WeakValueDictionary[int, Source] = weakref.WeakValueDictionary()
 """By the identity of a connection, who has to know of its end."""
-
-
-def owner_of(con: Any) -> Source | None:
-    """Return who has to know of the end of a connection. Asked again, it is nobody."""
-    source = _owners.pop(id(con), None)
-    return source if source is not None and source.state != "closed" else None
 
 
 class Source(ForeignPool):
@@ -125,22 +80,58 @@ class Source(ForeignPool):
         super().begin()
         self.opening = 0
         """Connections that are being opened."""
-        self.returning: dict[int, tuple[float, CloseReason]] = {}
-        """Those being given back, since when, and why the pool closes them, should it."""
+        self.refused: set[int] = set()
+        """Requests for which a connection could not be opened."""
         self.terminated = False
+
+    # Requests
+
+    def lent(self, request: int, proxy: Any) -> None:
+        """Tell what a request got. It may be closed already, if a task got it for its caller."""
+        if self.state == "closed":
+            return
+        con = proxy._con
+        self.acquired(request, con or proxy)
+        if con is None:
+            self.released(proxy)
+            self.connections.pop(id(proxy), None)
+
+    def lent_nothing(self, request: int, error: BaseException, pool: Any, timed: bool) -> None:
+        """Tell that a request ended without a connection; `timed` if it had a deadline."""
+        if self.state == "closed":
+            return
+        reason = why(error, *_TIMEOUT if timed else ())
+        if request in self.refused:
+            self.refused.discard(request)
+            reason = FailureReason.CONNECT_FAILED
+        elif reason is FailureReason.CONNECT_FAILED:  # it was not that
+            closed = pool.is_closing() or not pool._holders
+            reason = FailureReason.CLOSED if closed else FailureReason.VALIDATION_FAILED
+        self.failed(request, error, reason)
+
+    # Leases
+
+    def freed(self, holder: Any) -> None:
+        """Tell that a holder has its connection back."""
+        if self.terminated and holder._con._aborted:
+            self.reclaimed(holder._con, CloseReason.POOL_CLOSED)
+        else:
+            self.released(holder._con)
 
     # Connections
 
-    def begin_connect(self) -> tuple[Connection, Request | None]:
-        """Tell that one is being opened; return for which request, too, if for one."""
+    def connects(self, pool: Any) -> tuple[Connection, int]:
+        """Tell that one is being opened; return for which request, too."""
+        held = {id(holder._con) for holder in pool._holders}
+        for key in self.connections.keys() - held:  # let go of, for they had expired
+            known = self.connections.pop(key)
+            age = monotonic() - known.opened_at
+            self.publish(ConnectionClosed, known.id, CloseReason.STALE, age)
         request = asking.get()
-        # A task that was begun meanwhile goes on to bear a request that has ended.
-        if request is not None and (
-            request.source is not self or request.number not in self.requests
-        ):
-            request = None
+        # A task that was begun by a request goes on to bear it.
+        request = request if request in self.requests else 0
         self.opening += 1
-        return self.connecting(request.number if request is not None else 0), request
+        return self.connecting(request), request
 
     def connected(self, new: Connection, con: Any) -> None:
         """Tell that one is open."""
@@ -150,73 +141,80 @@ class Source(ForeignPool):
             self.opened(new, con)
 
     def not_connected(
-        self, new: Connection, request: Request | None, error: BaseException, closing: bool
+        self, new: Connection, request: int, error: BaseException, closing: bool
     ) -> None:
         """Tell that one could not be opened, perhaps because the pool closed meanwhile."""
         self.opening -= 1
+        if self.state == "closed":
+            return
         gave_up = closing and isinstance(error, InterfaceError)
-        if request is not None and isinstance(error, Exception) and not gave_up:
-            request.not_connected = True
-        if self.state != "closed":
-            self.not_opened(new, error, ConnectFault.ABANDONED if gave_up else None)
-
-    # Leases
-
-    def taking(self, holder: Any) -> None:
-        """Tell that a holder is about to lend its connection, or to open one in its place."""
-        if (con := holder._con) is None:
-            return
-        if con.is_closed():
-            self.closed(con, CloseReason.BROKEN)
-        elif holder._generation != holder._pool._generation:
-            self.closed(con, CloseReason.STALE)
-
-    def returns(self, holder: Any) -> int:
-        """Tell that a connection is on its way back; return its key in `returning`."""
-        con = holder._con
-        self.returning[id(con)] = (monotonic(), _why_not_kept(holder, con))
-        return id(con)
-
-    def freed(self, holder: Any) -> None:
-        """Tell that a holder is free again, if it was not."""
-        con = holder._con
-        if con is None or holder._in_use is None:
-            return
-        returning = self.returning.get(id(con))
-        if returning is not None:
-            self.released(con, monotonic() - returning[0])
-        elif self.terminated and con._aborted:
-            self.reclaimed(con, CloseReason.POOL_CLOSED)
-        else:
-            self.released(con)
+        if request and isinstance(error, Exception) and not gave_up:
+            self.refused.add(request)
+        self.not_opened(new, error, ConnectFault.ABANDONED if gave_up else None)
 
 
-def _why_not_kept(holder: Any, con: Any) -> CloseReason:
-    """Tell why a connection that is given back is closed, if it is."""
-    protocol = con._protocol
-    if con.is_closed():
+def owner_of(con: Any) -> Source | None:
+    """Return who has to know of the end of a connection. Asked again, it is nobody."""
+    source = _owners.pop(id(con), None)
+    return source if source is not None and source.state != "closed" else None
+
+
+def has_to_wait(pool: Any) -> bool:
+    """Tell whether an acquire that begins now finds no holder."""
+    queue = pool._queue
+    return queue is not None and queue.empty() and not pool.is_closing()
+
+
+def _code(kind: type, method: str) -> CodeType:
+    code: CodeType = unwrap(getattr(kind, method)).__code__
+    return code
+
+
+_RELEASE = _code(PoolConnectionHolder, "release")
+_CLOSERS = {
+    _RELEASE: CloseReason.RESET,
+    _code(PoolConnectionHolder, "acquire"): CloseReason.VALIDATION,
+    _code(PoolConnectionHolder, "_deactivate_inactive_connection"): CloseReason.IDLE,
+    _code(PoolConnectionHolder, "close"): CloseReason.POOL_CLOSED,
+    _code(Pool, "terminate"): CloseReason.POOL_CLOSED,
+    _code(Pool, "_async__init__"): CloseReason.POOL_CLOSED,
+}
+"""What of the pool closes connections, and why."""
+_DEEP = 20
+"""Frames looked at: asyncpg is nearer."""
+_CANCELLING = ("_wait_for_cancellation", "wait_for")
+"""What waits for the end of the command that a caller left."""
+
+
+def why_closed(con: Any) -> CloseReason:
+    """Tell why a connection ends, by who is ending it at this moment, in this thread."""
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(_DEEP):
+        if frame is None:
+            break
+        reason = _CLOSERS.get(frame.f_code)
+        if reason is CloseReason.RESET:
+            return _why_not_kept(con)
+        if reason is CloseReason.VALIDATION and isinstance(sys.exception(), CancelledError):
+            return CloseReason.DIRTY
+        if reason is not None:
+            return reason
+        frame = frame.f_back
+    return CloseReason.BROKEN  # the server or its holder did it
+
+
+def _why_not_kept(con: Any) -> CloseReason:
+    """Tell why a connection that is given back is closed."""
+    error = sys.exception()
+    trace = error.__traceback__ if error is not None else None
+    if trace is not None and trace.tb_frame.f_code is _RELEASE:
+        within = trace.tb_next.tb_frame.f_code.co_name if trace.tb_next is not None else ""
+        return CloseReason.DIRTY if within.endswith(_CANCELLING) else CloseReason.RESET
+    if con._aborted and error is None:
         return CloseReason.BROKEN
-    if protocol.queries_count >= holder._max_queries:
-        return CloseReason.LIFETIME
-    if holder._generation != holder._pool._generation:
-        return CloseReason.STALE
-    return CloseReason.DIRTY if protocol._is_cancelling() else CloseReason.RESET
-
-
-def why_closed(source: Source, con: Any) -> CloseReason:
-    """Tell why a connection ends, at its end. It is aborted if nobody said goodbye on purpose."""
-    returning = source.returning.get(id(con))
-    if returning is not None:
-        lost = returning[1] in (CloseReason.RESET, CloseReason.DIRTY) and not con._aborted
-        return CloseReason.BROKEN if lost else returning[1]
-    if con._proxy is None:
-        if source.stats().state != "open":
-            return CloseReason.POOL_CLOSED
-        return CloseReason.IDLE if con._aborted else CloseReason.BROKEN
-    if con._proxy._holder._in_use is None:  # `setup` is at it
-        cancelled = isinstance(sys.exception(), CancelledError)
-        return CloseReason.DIRTY if cancelled else CloseReason.VALIDATION
-    return CloseReason.POOL_CLOSED if source.terminated else CloseReason.BROKEN
+    holder = con._proxy._holder
+    is_stale = holder._generation != holder._pool._generation
+    return CloseReason.STALE if is_stale else CloseReason.LIFETIME
 
 
 def _target(dsn: Any, options: dict[str, Any]) -> Target:
@@ -269,6 +267,6 @@ def _waiting(pool: Any) -> int:
 
 def check() -> None:
     """Raise AttributeError if something that is read here is missing."""
-    for kind in (Pool, PoolConnectionHolder, PoolConnectionProxy, AsyncpgConnection, BaseProtocol):
+    for kind in (Pool, PoolConnectionHolder, PoolConnectionProxy, AsyncpgConnection):
         for name in _READ[kind.__name__].split():
             getattr(kind, name)
