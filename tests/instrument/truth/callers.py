@@ -31,7 +31,7 @@ class Caller:
 
     async def live(self) -> None:
         while self.load.goes_on:
-            await self.rest("away", self.random.choice([0.005, 0.04]))
+            await self.rest("away", self.random.choice([0.003, 0.03]))
             await self.load.stage.attempt(self.ask(), self)
         self.place = "away"
 
@@ -50,7 +50,7 @@ class Caller:
         load = self.load
         self.asked += 1
         self.place = "waiting"
-        patience = self.random.choice([0.01, 0.05, 1.0])
+        patience = self.random.choice([0.005, 0.05, 1.0])
         outcome = "served"
         try:
             async with _entered(load.subject.lease(patience)) as connection:
@@ -69,7 +69,11 @@ class Caller:
             self.place = "away"
 
     async def say(self, connection: Any, text: str) -> Any:
-        return await act(self.load.subject.ask(connection, text))
+        try:
+            return await act(self.load.subject.ask(connection, text))
+        except BaseException:
+            self.load.cut.add(self.number)
+            raise
 
     async def learn(self, connection: Any) -> None:
         """Show at the server that the connection is held, and note which it is."""
@@ -81,7 +85,7 @@ class Caller:
         try:
             for _ in range(self.random.randrange(3)):
                 await self.rest("holding")
-                nap = self.random.expovariate(300)
+                nap = 0.002 + self.random.expovariate(400)  # for 0 might mean: for ever
                 await self.say(connection, self.load.view.nap.format(nap))
                 # Some connect anew by themselves.
                 await self.learn(connection)
@@ -100,6 +104,8 @@ class Caller:
         way = self.random.choice(sorted(load.subject.farewells))
         self.place = "parting"
         self.outcomes[way] += 1
+        load.cut.add(self.number)
+        self.asked += way in load.subject.asking
         kept = await act(load.subject.farewells[way](connection))
         if kept is None:
             return

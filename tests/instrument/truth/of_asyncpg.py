@@ -13,6 +13,7 @@ class Asyncpg(Subject):
     library = "asyncpg"
     view = PostgresView
     in_loop = True
+    notices = True
     trouble = (
         OSError,
         TimeoutError,

@@ -27,6 +27,7 @@ class Redis(Subject):
     view = RedisView
     trouble = (redis.RedisError, OSError)
     expected = frozenset({"ConnectionError", "disturbed", "disconnected"})
+    reconnects = True
     gentle = True  # its threads cannot bear that others close what they use
     package: ClassVar[Any] = redis
     arguments: ClassVar[tuple[str, ...]] = ()
@@ -71,7 +72,8 @@ class Redis(Subject):
         return [text.split()]
 
     def disturb(self) -> Any:
-        return self.pool.disconnect(self.random.random() < 0.5)
+        self.pool.disconnect()
+        return True
 
     def close(self) -> Any:
         self.client.close()
@@ -104,8 +106,9 @@ class RedisInLoop(Redis):
             answer = await connection.read_response()
         return answer
 
-    def disturb(self) -> Any:
-        return self.pool.disconnect(inuse_connections=False)
+    async def disturb(self) -> bool:
+        await self.pool.disconnect(inuse_connections=False)
+        return False
 
     async def close(self) -> None:
         await self.client.aclose()

@@ -32,6 +32,7 @@ class SqlalchemyPsycopg(Subject):
 
     def open(self) -> None:
         self.farewells = {"detached": _detach, "invalidated": _invalidate, "renewed": _renew}
+        self.asking = frozenset({"renewed"})
         self.pool = create_engine(self.url, connect_args=self.arguments(), **self.options)
 
     @property
@@ -89,6 +90,7 @@ class SqlalchemyAsyncpg(SqlalchemyPsycopg):
     def open(self) -> None:
         ways = {"detached": _detach, "invalidated": _invalidate, "renewed": _renew}
         self.farewells = {way: _in_loop(deed) for way, deed in ways.items()}
+        self.asking = frozenset({"renewed"})
         self.pool = create_async_engine(self.url, connect_args=self.arguments(), **self.options)
 
     async def ask(self, connection: Any, text: str) -> Any:

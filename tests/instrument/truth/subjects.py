@@ -26,6 +26,10 @@ class Subject(ABC):
     """What must have happened at the end, besides what happens to each."""
     has_limit: ClassVar[bool] = True
     """Whether there is a number of connections beyond which requests wait."""
+    notices: ClassVar[bool] = False
+    """Whether a pool lets go of a connection as soon as the server has ended it."""
+    reconnects: ClassVar[bool] = False
+    """Whether a lease may outlive its connection, and get another one."""
     gentle: ClassVar[bool] = False
     """Whether it may be disturbed only while nobody moves."""
 
@@ -36,9 +40,8 @@ class Subject(ABC):
         self.farewells: dict[str, Callable[[Any], Any]] = {}
         """Ways to take a connection from the pool for good; each returns what then is to be closed,
         or None if the pool closes it."""
-
-    def __str__(self) -> str:
-        return type(self).__name__
+        self.asking: frozenset[str] = frozenset()
+        """Those of them after which the next use is a request of its own."""
 
     @abstractmethod
     def open(self) -> Any:
@@ -57,7 +60,7 @@ class Subject(ABC):
         """Close the pool as its owner does."""
 
     def disturb(self) -> Any:
-        """Do what an owner may do to a pool in use."""
+        """Do what an owner may do to a pool in use; True if that cuts what is lent."""
         return None
 
     def watch(self) -> Any:

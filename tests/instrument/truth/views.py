@@ -110,7 +110,7 @@ class RedisView(View):
 
     server = "redis_server"
     mark, unmark = HELD, "free"
-    nap = "nap"
+    nap = "blpop truth {:.4f}"
 
     def connect(self) -> Any:
         return redis.Redis.from_url(self.url, single_connection_client=True, retry=None)

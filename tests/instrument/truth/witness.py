@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
+from typing import Any
 
 from poolscope import instrument, registry, uninstrument
 from poolscope.bus import ROOT
 from poolscope.instrument import ForeignPool, observe
 from poolscope.stats import PoolStats
+from poolscope.telemetry.prometheus import PoolCollector
 from tests.instrument.truth.books import Books
 from tests.instrument.truth.callers import STILL, Caller
 from tests.instrument.truth.stages import Loop, Stage, Threads
@@ -25,7 +27,7 @@ from tests.instrument.truth.views import View
 from tests.servers.traces import soon
 from tests.telemetry.series import Series, key, of_families, scrape
 
-CALLERS = SIZE + 3
+CALLERS = SIZE + 4
 REST = 10.0
 """Seconds in which everything must come to rest."""
 EVERY = 10
@@ -43,11 +45,13 @@ class Load:
     def __init__(self, subject: Subject, view: View, rng: random.Random) -> None:
         self.subject = subject
         self.view = view
-        self.books = Books()
+        self.books = Books(subject.reconnects)
         self.stage: Stage = Loop() if subject.in_loop else Threads(CALLERS)
         self.goes_on = True
         self.halted = False
-        self.closed = False
+        self.closed = True
+        self.cut: set[int] = set()
+        """Numbers of connections that callers broke, or may have broken."""
         self.kept: set[int] = set()
         """Numbers of connections that callers took for themselves."""
         self.callers = [Caller(self, random.Random(rng.random())) for _ in range(CALLERS)]
@@ -69,18 +73,19 @@ class Load:
     async def _open(self) -> None:
         # Both ways of being observed: all are, and this one is found by asking for it.
         await act(self.subject.open())
+        self.closed = False
         self.source = observe(self.subject.watch())
         self.books.about(self.source)
 
-    def disturb(self) -> None:
-        """Do to the pool what its owner may do."""
-        self.stage.do(self._disturb())
+    def disturb(self) -> bool:
+        """Do to the pool what its owner may do; tell whether that cuts what is lent."""
+        return bool(self.stage.do(self._disturb()))
 
-    async def _disturb(self) -> None:
-        await act(self.subject.disturb())
+    async def _disturb(self) -> Any:
+        return await act(self.subject.disturb())
 
     def close(self) -> None:
-        """Close the pool. May be called again."""
+        """Close the pool, if it is open."""
         if not self.closed:
             self.closed = True
             self.stage.do(self._close())
@@ -125,7 +130,8 @@ class Witness:
         if chance < 0.3:
             self.kill()
         elif chance < 0.6:
-            self.load.disturb()
+            if self.load.disturb():
+                self.killed.update(self.held)
             self.seen["disturbed"] += 1
 
     def kill(self) -> None:
@@ -155,12 +161,12 @@ class Witness:
         load, books = self.load, self.load.books
         before, begun, gone = self.levels(), books.begun, books.gone
         shown = self.shown().keys()
-        told = self.told(scrape_pools())
+        told = self.told(of_families(PoolCollector().collect()))
         begun, gone, after = books.begun - begun, books.gone - gone, self.levels()
         open_ = [sum(levels[:2]) for levels in (before, after)]
         most = max(open_) + before[2] + begun
         least = min(open_) - gone
-        lost = len(self.lost())
+        lost = len(self.lost(self.killed | load.cut))
         stats = f"{before}, {after}; begun {begun}, gone {gone}, lost {lost}; {load.source}"
         assert least - lost <= len(shown), f"{len(shown)} at the server, not {stats}"
         assert least <= sum(told) <= most, f"{told} told, not {stats}"
@@ -178,16 +184,24 @@ class Witness:
         kept = self.load.kept.copy()  # before it is asked: these are none of the pool's
         return {id_: held for id_, held in self.load.view.seen().items() if id_ not in kept}
 
-    def lost(self) -> set[int]:
-        """Return the numbers of connections the pool still holds, though they were killed."""
+    def lost(self, broken: set[int]) -> set[int]:
+        """Return the numbers of those broken connections that the pool still holds."""
         self.load.books.settle()
         numbers = self.load.books.numbers
-        return {numbers.get(each, 0) for each in self.load.books.replay.open} & self.killed
+        return {numbers.get(each, 0) for each in self.load.books.replay.open} & broken
 
-    def told(self, series: Series) -> tuple[int, int]:
+    @property
+    def held(self) -> set[int]:
+        """Return the numbers of the connections that callers hold, while all stand still."""
+        return {caller.number for caller in self.load.callers if caller.place == "holding"}
+
+    def told(self, series: Series) -> tuple[float, float]:
         name = self.load.source.name
         idle, used = (series[key(COUNT, **{POOL: name, STATE: s})] for s in ("idle", "used"))
-        return int(idle), int(used)
+        return idle, used
+
+    def told_waiting(self, series: Series) -> float:
+        return series[key(PENDING, **{POOL: self.load.source.name})]
 
     def look_at_rest(self) -> None:
         """Compare two moments at which everybody stands still, with a disturbance in between."""
@@ -212,10 +226,9 @@ class Witness:
         if not load.rests or stats.connecting or books.settle() != stats.sequence:
             self.trouble = f"no rest: {books.settle()} events were heard"
             return False
-        shown = self.shown()
-        series = scrape_pools()
-        told = self.told(series)
-        waiting = series[key(PENDING, **{POOL: load.source.name})]
+        shown, series = self.shown(), scraped()
+        told = (*self.told(series), self.told_waiting(series))
+        counted = books.differences(load.source)
         if not load.rests or same(load.source.stats()) != same(stats):
             self.trouble = "no rest"
             return False
@@ -223,32 +236,28 @@ class Witness:
         if self.trouble:
             return False
         books.replay.check(stats)
-        books.compare(load.source)
-        assert told == (stats.idle, stats.in_use), f"{told} told of {stats}"
-        assert waiting == stats.waiting, f"{waiting} told of {stats}"
+        assert not counted, counted
+        assert told == (stats.idle, stats.in_use, stats.waiting), f"{told} told of {stats}"
         self.note(stats)
         return True
 
     def difference(self, stats: PoolStats, shown: dict[int, bool]) -> str:
         """Compare the server's view with the pool's, connection by connection."""
-        replay, numbers = self.load.books.replay, self.load.books.numbers
-        known = {each: numbers.get(each) for each in replay.open}
-        alive = {each: number for each, number in known.items() if number not in self.killed}
-        leased = {known[each] for each in replay.leases.values() if each in alive}
+        replay, lost = self.load.books.replay, self.lost(self.killed)
+        alive = self.held - self.killed
+        used = len(alive if self.load.subject.notices else self.held)
         held = {number for number, is_held in shown.items() if is_held}
-        said = f"{stats}; {known}, leased {replay.leases}, killed {self.killed & {*known.values()}}"
-        if stats.idle + stats.in_use != len(known):
-            return f"by the events {len(known)} are open; {said}"
-        if stats.in_use != len(replay.leases):
-            return f"by the events {len(replay.leases)} are in use; {said}"
-        if len(shown) != len(alive) or not shown.keys() >= {*alive.values()} - {None}:
+        said = f"{stats}; of it {lost} are lost; callers hold {self.held}; {replay.leases}"
+        if stats.idle + stats.in_use != len(replay.open):
+            return f"by the events {replay.open} are open; {said}"
+        if stats.in_use != len(replay.leases) or stats.in_use != used:
+            return f"by the events {len(replay.leases)} are in use, by the callers {used}; {said}"
+        if len(shown) != len(replay.open) - len(lost) or held != alive:
             return f"the server shows {shown}; {said}"
-        if held != leased:
-            return f"the server shows {held} in use; {said}"
         return ""
 
     def note(self, stats: PoolStats) -> None:
-        self.seen.update(rests=1, lost=bool(self.lost()), kept=self.is_at("keeping"))
+        self.seen.update(rests=1, lost=bool(self.lost(self.killed)), kept=self.is_at("keeping"))
         self.seen.update(idle=stats.idle > 0, used=stats.in_use > 0, waiting=stats.waiting > 0)
 
     def is_at(self, place: str) -> bool:
@@ -259,7 +268,7 @@ def same(stats: PoolStats) -> tuple[object, ...]:
     return stats.sequence, stats.idle, stats.in_use, stats.connecting, stats.waiting
 
 
-def scrape_pools() -> Series:
+def scraped() -> Series:
     return of_families(scrape())
 
 
@@ -272,15 +281,16 @@ def conclude(load: Load, witness: Witness) -> None:
     assert not replay.leases
     assert not replay.requests
     asked = sum(caller.asked for caller in load.callers)
-    assert source.metrics.connection_requests == asked
+    requests = source.metrics.connection_requests
+    assert requests == asked, f"{requests} requests, and {asked} were made"
     load.close()
     assert soon(lambda: not load.view.seen()), load.view.seen()
     assert source not in registry.live()
-    assert not any((POOL, source.name) in labels for _, labels in scrape_pools())
+    assert not any((POOL, source.name) in labels for _, labels in scraped())
     books.settle()
     assert not replay.faults, replay.faults[:5]
     assert not replay.open | replay.connecting, f"never closed: {replay.open}"
-    books.compare(source)
+    assert not (counted := books.differences(source)), counted
 
 
 def compared(subject: type[Subject], view: View, seed: int, moments: int = 200) -> Counter[str]:
