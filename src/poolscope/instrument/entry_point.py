@@ -14,12 +14,13 @@ from opentelemetry.instrumentation.environment_variables import (
 from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-defined]
     BaseInstrumentor,
 )
-from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import TracerProvider
+from opentelemetry.metrics import MeterProvider, get_meter_provider
+from opentelemetry.trace import TracerProvider, get_tracer_provider
 
 from poolscope.faults import where
 from poolscope.instrument import libraries, switch
 from poolscope.instrument.exporting import Reporting
+from poolscope.instrument.leaving import Leaving
 from poolscope.telemetry.exporters import is_disabled
 from poolscope.telemetry.otel_spans import trace_pools
 
@@ -48,8 +49,10 @@ class PoolscopeInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         if is_disabled():
             return
         self._ends = ends = ExitStack()
-        _attempt(_report_spans, ends, kwargs.get("tracer_provider"))
-        _attempt(_report_metrics, ends, kwargs.get("meter_provider"))
+        tracers, meters = kwargs.get("tracer_provider"), kwargs.get("meter_provider")
+        _attempt(_report_spans, ends, tracers)
+        _attempt(_report_metrics, ends, meters)
+        _attempt(_send_when_leaving, ends, tracers, meters)
         _attempt(_observe, ends)
 
     def _uninstrument(self, **kwargs: Any) -> None:
@@ -67,6 +70,13 @@ def _report_spans(ends: ExitStack, provider: TracerProvider | None) -> None:
 
 def _report_metrics(ends: ExitStack, provider: MeterProvider | None) -> None:
     ends.callback(Reporting(provider).close)
+
+
+def _send_when_leaving(
+    ends: ExitStack, tracers: TracerProvider | None, meters: MeterProvider | None
+) -> None:
+    providers = tracers or get_tracer_provider(), meters or get_meter_provider()
+    ends.callback(Leaving(providers).close)
 
 
 def _observe(ends: ExitStack) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -10,6 +11,10 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+from poolscope.faults import where
+
+logger = logging.getLogger("poolscope")
 
 Then = Callable[[], object]
 
@@ -28,11 +33,20 @@ class Imports(MetaPathFinder):
     def expect(self, module: str, then: Then) -> None:
         """Call `then` when this module has been imported next, in the thread that does it.
 
-        What it raises is raised where the module is imported.
+        What it raises is logged: the program only wanted to import a module.
         """
         self._expected[module] = then
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
+
+    def when(self, module: str, then: Then) -> None:
+        """Call `then` now if this module has been imported, else when it has been."""
+        if sys.modules.get(module) is not None:
+            then()
+            return
+        self.expect(module, then)
+        if sys.modules.get(module) is not None:  # by another thread, a moment ago
+            self.imported(module)
 
     def forget(self, module: str) -> None:
         """Expect this module no more; with the last one, leave the finders."""
@@ -43,8 +57,17 @@ class Imports(MetaPathFinder):
     def imported(self, module: str) -> None:
         """Hear that a module has been imported."""
         # The finders stay as they are: another thread may be asking one after the other.
-        if (then := self._expected.pop(module, None)) is not None:
+        if (then := self._expected.pop(module, None)) is None:
+            return
+        try:
             then()
+        except Exception as error:
+            logger.warning(
+                "pools of %s are not observed, or not to the end: it cannot be used as poolscope "
+                "knows it (%s). The service goes on. Use a newer poolscope, or tell us",
+                module,
+                where(error),
+            )
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

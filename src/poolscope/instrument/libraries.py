@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterable
 from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 
-from poolscope.faults import shown, where
+from poolscope.faults import shown
 from poolscope.instrument.imports import IMPORTS
 from poolscope.instrument.library import Library
-
-logger = logging.getLogger("poolscope")
 
 MODULES = {
     "sqlalchemy": "sqlalchemy",
@@ -85,12 +82,4 @@ def forget(names: Iterable[str]) -> None:
 
 
 def _begin(name: str) -> None:
-    try:
-        _load(name).instrument()
-    except Exception as error:  # the program only wanted to import its library
-        logger.warning(
-            "pools of %s are not observed: the library cannot be read (%s). The service goes on "
-            "without their telemetry. Use a newer poolscope, or tell us",
-            name,
-            where(error),
-        )
+    _load(name).instrument()

@@ -74,3 +74,29 @@ def test_where_nobody_listens_the_program_does_as_ever_and_ends() -> None:
     done = run_auto(OWN_POOL, **where)
     assert time.monotonic() - began < 15
     assert done.stdout == "done\n"
+
+
+CHILDREN = """
+import multiprocessing
+
+context = multiprocessing.get_context("fork")
+
+def work():
+    from poolscope import ConnectionPoolSettings, SyncConnectionPool
+    with SyncConnectionPool(object, ConnectionPoolSettings(name="orders")) as pool:
+        with pool.connection():
+            pass
+
+if __name__ == "__main__":
+    children = [context.Process(target=work) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+"""
+
+
+def test_processes_that_end_without_exit_handlers_send_what_they_have() -> None:
+    with HttpReceiver() as receiver:
+        run_auto(OWN_POOL + CHILDREN, receiver)
+        assert sorted(requests_of(receiver, "orders").values()) == [1, 1, 3]
