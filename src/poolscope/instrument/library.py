@@ -126,6 +126,7 @@ class Library(ABC):
                 except Exception as error:
                     self._left.add(anchor)
                     self.warn(error)
+                    self._put_back()
                     return None
                 self.adopt(pool, source)
             return source
@@ -149,8 +150,12 @@ class Library(ABC):
             self._sources.pop(anchor, None)
             self._left.add(anchor)
             getattr(anchor, "__dict__", {}).pop(MARK, None)
-            if not self.everywhere and not self._sources:
-                self._patches.undo()
+            self._put_back()
+
+    def _put_back(self) -> None:
+        """Put back what was replaced, if no pool is observed."""
+        if not self.everywhere and not self._sources:
+            self._patches.undo()
 
     def _apply(self) -> bool:
         if not self._patches:

@@ -221,10 +221,9 @@ class PoolSource(ForeignPool):
         for borrower, lent in list(self.lent.items()):
             if lent.record != id(record):
                 continue
-            lease = self.leases.pop(id(lent.tokens[-1]), None)
-            if lease is not None and id(record) not in self.leases:
-                self.leases[id(record)] = lease
-                lent.tokens.pop()
-            while lent.tokens:
-                self.released(lent.tokens.pop())
             del self.lent[borrower]
+            for token in lent.tokens:
+                if id(record) in self.leases:
+                    self.released(token)
+                elif (lease := self.leases.pop(id(token), None)) is not None:
+                    self.leases[id(record)] = lease
