@@ -1,9 +1,13 @@
 """Programs with pools of several libraries, against real servers."""
 
+from pathlib import Path
+
+import pytest
+
 from poolscope.testing.postgres import PostgresServer
 from poolscope.testing.redis import RedisServer
 from tests.instrument.auto.programs import OFFICIAL, disabled, requests_of, run_auto
-from tests.telemetry.endpoint import HttpReceiver
+from tests.telemetry.endpoint import GrpcReceiver, HttpReceiver
 
 SHOP = """
 import asyncio, os
@@ -78,3 +82,41 @@ def test_a_library_that_is_disabled_is_left_alone(
         }
         assert found == {"sqlalchemy": [1], "psycopg": [], "asyncpg": [1], "redis": []}
         assert receiver.span_names()["pool.acquire"] == 2
+
+
+PATCHED = """
+from gevent import monkey
+monkey.patch_all()
+
+import os
+
+import gevent
+import redis
+from opentelemetry import trace
+from sqlalchemy import create_engine
+
+engine = create_engine(f"sqlite:///{os.environ['FILE']}", pool_size=2, max_overflow=0)
+pool = redis.BlockingConnectionPool.from_url(os.environ["REDIS_URL"], max_connections=2)
+client = redis.Redis(connection_pool=pool)
+
+def work():
+    with trace.get_tracer("app").start_as_current_span("work"):
+        with engine.connect():
+            gevent.sleep(0.02)
+        client.ping()
+
+gevent.joinall([gevent.spawn(work) for _ in range(6)], timeout=20, raise_error=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_program_can_have_gevent_replace_threads_after_our_start(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "shop.db"
+    with GrpcReceiver() as receiver:
+        done = run_auto(PATCHED, receiver, "grpc", REDIS_URL=redis_server.url, FILE=str(file))
+        assert "MonkeyPatchWarning" not in done.stderr
+        assert receiver.span_names()["pool.acquire"] == 12
+        for pool in (file.name, f"127.0.0.1:{redis_server.port}/0"):
+            assert [*requests_of(receiver, pool).values()] == [6]
