@@ -4,14 +4,11 @@ import os
 import re
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
-import sqlalchemy
 
-ROOT = Path(__file__).parent.parent.parent
-CACHE = ROOT / ".tools" / "sqlalchemy"
+from tests.sdists import source_of
 
 NO_EMPTY_RECORDS = (
     "A QueuePool keeps the record of a connection that was closed, and counts it as idle; of ours "
@@ -52,38 +49,6 @@ ASYNC_EXCEPTIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def their_tests() -> Path:
-    """The folder of their source distribution, of the version that is installed."""
-    folder = CACHE / f"sqlalchemy-{sqlalchemy.__version__}"
-    if not folder.exists():
-        fetch(folder)
-    return folder
-
-
-def fetch(folder: Path) -> None:
-    """Get the source distribution; its hash is in the lock file, as that of the wheel."""
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    locked = re.search(
-        r"^sqlalchemy(\[\w+\])?==(\S+) \\\n((?: +--hash=\S+(?: \\)?\n)+)", lock, re.M
-    )
-    assert locked is not None
-    if locked[2] != sqlalchemy.__version__:
-        pytest.skip(f"only the tests of {locked[2]} are known by their hash")
-    CACHE.mkdir(parents=True, exist_ok=True)
-    wanted = CACHE / f"{os.getpid()}.txt"
-    wanted.write_text(f"sqlalchemy=={locked[2]} \\\n{locked[3]}", encoding="utf-8")
-    options = ["--quiet", "--no-deps", "--no-binary", ":all:", "--require-hashes"]
-    command = [sys.executable, "-m", "pip", "download", *options, "-d", CACHE, "-r", wanted]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    wanted.unlink()
-    if done.returncode and "CI" not in os.environ:
-        pytest.skip(f"their tests cannot be had: {done.stderr.splitlines()[-1]}")
-    assert not done.returncode, done.stderr
-    with tarfile.open(f"{folder}.tar.gz") as archive:
-        archive.extractall(CACHE, filter="data")
-
-
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     """Run some of their tests, with the SQLAlchemy that is installed, and our pools in it."""
     options = ["-p", "substitute", "-p", "no:cacheprovider", "-o", "addopts=", "-q", "--tb=short"]
@@ -106,7 +71,8 @@ def failures(run: "subprocess.Popen[str]") -> tuple[set[str], str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_their_tests_of_queue_pool_hold_for_ours(their_tests: Path, tmp_path: Path) -> None:
+def test_their_tests_of_queue_pool_hold_for_ours(tmp_path: Path) -> None:
+    their_tests = source_of("sqlalchemy", "sqlalchemy")
     pool, reconnect = "test/engine/test_pool.py", "test/engine/test_reconnect.py"
     url = f"sqlite+aiosqlite:///{tmp_path}/their.db"
     slow = "race or hanging or notify"  # which sleep for half of the time
