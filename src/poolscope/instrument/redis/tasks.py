@@ -12,9 +12,9 @@ from poolscope.instrument.patches import Patches
 from poolscope.instrument.redis.reading import must_wait_in_loop
 from poolscope.instrument.redis.threads import Inner, marking, meeting, opener, resetting
 from poolscope.instrument.redis.watched import (
+    LENDING,
     Watched,
     closing,
-    doing,
     why_failed,
     why_severed,
 )
@@ -48,15 +48,16 @@ def patch_client(patches: Patches, kind: type) -> None:
 def _lending(
     library: Library, other: type | None, peek: Callable[[Any], bool] | None, inner: Inner
 ) -> Inner:
-    source_of, get, put = library.source_of, doing.get, doing.set
-    reason = CloseReason.VALIDATION
+    source_of = library.source_of
 
     async def get_connection(self: Any, *args: Any, **options: Any) -> Any:
-        source: Any = self.__dict__.get(MARK) or source_of(self)
+        try:
+            source = self.__dict__[MARK]
+        except KeyError:
+            source = source_of(self)
         if source is None or (other is not None and isinstance(self, other)):
             return await inner(self, *args, **options)
-        request, before = source.requested(), get()
-        put((source, request, reason))
+        request = source.requested()
         try:
             if peek is not None and peek(self):
                 source.queued(request)
@@ -64,11 +65,10 @@ def _lending(
         except BaseException as error:
             source.failed(request, error, why_failed(error))
             raise
-        finally:
-            put(before)
         source.acquired(request, connection)
         return connection
 
+    LENDING.add(get_connection.__code__)
     return get_connection
 
 
@@ -76,7 +76,10 @@ def _taking_back(library: Library, inner: Inner) -> Inner:
     source_of = library.source_of
 
     async def release(self: Any, connection: Any) -> Any:
-        source: Any = self.__dict__.get(MARK) or source_of(self)
+        try:
+            source = self.__dict__[MARK]
+        except KeyError:
+            source = source_of(self)
         if source is not None:
             source.released(connection)
             if source.broken:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import Any
 
 from poolscope.events import CloseReason
@@ -11,9 +12,9 @@ from poolscope.instrument.library import MARK, Library
 from poolscope.instrument.patches import Patches
 from poolscope.instrument.redis.reading import must_wait, parts, physical
 from poolscope.instrument.redis.watched import (
+    LENDING,
     Watched,
     closing,
-    doing,
     is_open,
     why_failed,
     why_severed,
@@ -63,27 +64,27 @@ def meeting(library: Library, inner: Inner) -> Inner:
 
 
 def _lending(library: Library, peek: Callable[[Any], bool] | None, inner: Inner) -> Inner:
-    source_of, get, put = library.source_of, doing.get, doing.set
-    reason = CloseReason.VALIDATION
+    source_of = library.source_of
 
     def get_connection(self: Any, *args: Any, **options: Any) -> Any:
-        source: Any = self.__dict__.get(MARK) or source_of(self)
+        try:
+            source = self.__dict__[MARK]
+        except KeyError:
+            source = source_of(self)
         if source is None:
             return inner(self, *args, **options)
-        request, before = source.requested(), get()
-        put((source, request, reason))
+        request = source.requested()
         try:
             if peek is not None and peek(self):
                 source.queued(request)
-            connection = inner(self, *args, **options)
+            connection = inner(self, *args, **options) if args or options else inner(self)
         except BaseException as error:
             source.failed(request, error, why_failed(error))
             raise
-        finally:
-            put(before)
         source.acquired(request, connection._conn if source.is_cached else connection)
         return connection
 
+    LENDING.add(get_connection.__code__)
     return get_connection
 
 
@@ -91,7 +92,10 @@ def _taking_back(library: Library, inner: Inner) -> Inner:
     source_of = library.source_of
 
     def release(self: Any, connection: Any) -> Any:
-        source: Any = self.__dict__.get(MARK) or source_of(self)
+        try:
+            source = self.__dict__[MARK]
+        except KeyError:
+            source = source_of(self)
         if source is not None:
             lent = physical(connection) if source.is_cached else connection
             source.released(lent)
@@ -159,21 +163,41 @@ def _client_closing(inner: Inner) -> Inner:
 
 
 def _connecting(inner: Inner) -> Inner:
-    def connect(self: Any, *args: Any, **options: Any) -> Any:
-        fields = self.__dict__
-        if fields.get("_sock") is not None or (source := fields.get(MARK)) is None:
-            return inner(self, *args, **options)
-        if (new := source.begin_connect(self)) is None:
-            return inner(self, *args, **options)
-        try:
-            result = inner(self, *args, **options)
-        except BaseException as error:
-            source.end_connect(new, self, error)
-            raise
-        source.end_connect(new, self, None)
-        return result
+    # Each cycle calls it, so it takes exactly what there is to be taken, where that is known.
+    def connect(self: Any) -> Any:
+        if self._sock is not None or MARK not in self.__dict__:
+            return inner(self)
+        return _connect(self, inner)
 
-    return connect
+    def connect_check_health(
+        self: Any, check_health: bool = True, retry_socket_connect: bool = True
+    ) -> Any:
+        if self._sock is not None or MARK not in self.__dict__:
+            return inner(self, check_health, retry_socket_connect)
+        return _connect(self, inner, check_health, retry_socket_connect)
+
+    def connect_somehow(self: Any, *args: Any, **options: Any) -> Any:
+        if self._sock is not None or MARK not in self.__dict__:
+            return inner(self, *args, **options)
+        return _connect(self, inner, *args, **options)
+
+    for each in (connect, connect_check_health):
+        if [*signature(inner).parameters] == [*signature(each).parameters]:
+            return each
+    return connect_somehow
+
+
+def _connect(connection: Any, inner: Inner, *args: Any, **options: Any) -> Any:
+    source: Watched | None = connection.__dict__.get(MARK)
+    if source is None or (new := source.begin_connect(connection)) is None:
+        return inner(connection, *args, **options)
+    try:
+        result = inner(connection, *args, **options)
+    except BaseException as error:
+        source.end_connect(new, connection, error)
+        raise
+    source.end_connect(new, connection, None)
+    return result
 
 
 def _severing(inner: Inner) -> Inner:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from sys import _getframe, exc_info
+from types import CodeType, FrameType
 from typing import Any
 
 from poolscope.events import CloseReason, FailureReason
@@ -40,13 +41,20 @@ class Watched(ForeignPool):
         if not self.leases and not self.broken:
             self.close()
 
+    def request_under_way(self) -> int:
+        """Return the request for which this is called; 0 if it is for none."""
+        frame: FrameType | None = _getframe(1)
+        while frame is not None:
+            if frame.f_code in LENDING and (mine := frame.f_locals)["source"] is self:
+                return int(mine["request"])
+            frame = frame.f_back
+        return 0
+
     def begin_connect(self, connection: Any) -> Connection | None:
         """Tell that a socket is being opened. None: that was told already."""
         if self.state == "closed" or id(connection) in self.opening:
             return None
-        now = doing.get()
-        is_for_request = now is not None and now[0] is self and now[1] in self.requests
-        new = self.connecting(now[1] if is_for_request and now is not None else 0)
+        new = self.connecting(self.request_under_way())
         self.opening[id(connection)] = new
         return new
 
@@ -83,21 +91,23 @@ class Watched(ForeignPool):
             self.detached(connection)
 
 
-Deed = tuple[Watched, int, CloseReason]
-doing: ContextVar[Deed | None] = ContextVar("doing", default=None)
-"""For which pool and request this context is at work, and why it would close connections."""
+LENDING: set[CodeType] = set()
+"""Code that lends, with the locals `source` and `request`: looking there costs no cycle a thing."""
+
+_closing: ContextVar[tuple[Watched, CloseReason] | None] = ContextVar("_closing", default=None)
+"""Which pool is being closed in this context, and why."""
 
 
 @contextmanager
 def closing(source: Watched, reason: CloseReason) -> Iterator[None]:
     """Have sockets that are closed meanwhile be closed for this reason."""
-    before = doing.get()
+    before = _closing.get()
     if before is None or before[0] is not source:
-        doing.set((source, 0, reason))
+        _closing.set((source, reason))
     try:
         yield
     finally:
-        doing.set(before)
+        _closing.set(before)
 
 
 def is_open(connection: Any) -> bool:
@@ -116,14 +126,14 @@ def why_failed(error: BaseException) -> FailureReason:
 
 def why_severed(source: Watched, connection: Any, options: dict[str, Any]) -> CloseReason:
     """Return why a connection is about to be closed, by who does it and what went wrong."""
-    now = doing.get()
+    now = _closing.get()
     if now is not None and now[0] is source:
-        return now[2]
-    if options.get("health_check_failed"):
+        return now[1]
+    if options.get("health_check_failed") or source.request_under_way():
         return CloseReason.VALIDATION
     if hasattr(connection, "should_reconnect") and connection.should_reconnect():
         return CloseReason.STALE
-    error = sys.exc_info()[1]
+    error = exc_info()[1]
     if error is None:
         return CloseReason.DIRTY if id(connection) in source.leases else CloseReason.STALE
     if isinstance(error, Exception) and type(error).__name__ != "TimeoutError":
