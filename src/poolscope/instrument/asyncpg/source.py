@@ -243,14 +243,16 @@ def _levels(holders: Holders, min_size: int, max_size: int) -> Callable[[], Leve
             levels.state = "closed" if holders is None else "new"
             return levels
         pool, source = holders[0]._pool, getattr(holders, MARK, None)
-        inherited = source.inherited if source is not None else ()
+        known, inherited = ((), ()) if source is None else (source.connections, source.inherited)
         for holder in list(holders):
             con = holder._con
-            if con is not None and not con.is_closed() and id(con) not in inherited:
-                if holder._in_use is None:
-                    levels.idle += 1
-                else:
-                    levels.in_use += 1
+            # One that says goodbye takes a place until it has ended.
+            if con is None or id(con) in inherited or (id(con) not in known and con.is_closed()):
+                continue
+            if holder._in_use is None:
+                levels.idle += 1
+            else:
+                levels.in_use += 1
         levels.connecting = source.opening if source is not None else 0
         levels.waiting = 0 if os.getpid() != process else _waiting(pool)
         levels.state = "closed" if pool._closed else "closing" if pool.is_closing() else "open"
