@@ -1,6 +1,7 @@
 """Requests of SQLAlchemy's pools, their outcomes, and the lives of connections."""
 
 import time
+import warnings
 from typing import Any
 
 import pytest
@@ -225,15 +226,15 @@ def test_a_second_checkout_of_an_assertion_pool_is_refused(stage: Stage) -> None
 def test_a_forgotten_connection_is_given_back(stage: Stage) -> None:
     def body(on: On) -> None:
         lent: Any = on.engine.raw_connection()
-        if stage.is_async:  # and cannot be reset by who finds it
-            with pytest.warns(sqlalchemy.exc.SAWarning, match="garbage collector"):
-                del lent
-            (leak,) = on.of(LeakReclaimed)
-            assert leak.reason is CloseReason.LEAK
-            on.expect(0, 0)
-        else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", sqlalchemy.exc.SAWarning)
             del lent
-            on.expect(1, 0)
+        # Under asyncio who finds it cannot reset it, and closes it. SQLAlchemy 2.0.0 tried.
+        leaks = on.of(LeakReclaimed)
+        assert [leak.reason for leak in leaks] == [CloseReason.LEAK] * len(leaks)
+        assert not leaks or stage.is_async
+        assert leaks or not stage.is_async or sqlalchemy.__version__ == "2.0.0"
+        on.expect(0 if leaks else 1, 0)
 
     stage.run(body)
 
