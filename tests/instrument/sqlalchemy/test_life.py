@@ -5,6 +5,7 @@ import gc
 import inspect
 import logging
 import os
+import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from sqlalchemy.pool import (
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
 from poolscope import instrument, registry
+from poolscope.events import CloseReason, ConnectionClosed, PoolClosed
 from poolscope.instrument import observe, uninstrument
 from poolscope.instrument.sqlalchemy import LIBRARY
 from poolscope.testing.postgres import PostgresServer
@@ -121,6 +123,22 @@ def test_a_pool_of_its_own_is_collected_at_once_and_takes_its_source_with_it() -
         assert registry.find("lonely") is None
     finally:
         gc.enable()
+
+
+def test_a_lost_engine_closes_what_was_idle_before_its_pool_is_closed(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/shop.db")
+    source = observe(engine)
+    ended: list[Any] = []
+    source.bus.subscribe(ended.append, ConnectionClosed, PoolClosed)
+    cycle(engine)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        del engine
+        gc.collect()
+    assert [type(event) for event in ended] == [ConnectionClosed, PoolClosed]
+    assert ended[0].reason is CloseReason.POOL_CLOSED
+    assert levels(source) == (0, 0, 0, 0)
+    assert registry.live() == []
 
 
 def leave_nothing(number: int, file: Path) -> None:

@@ -8,6 +8,7 @@ connection here, for as long as that is open.
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from typing import Any
 
@@ -91,10 +92,10 @@ class SqlAlchemyLibrary(Library):
             TypeError: it is a pool of another kind.
         """
         from sqlalchemy import Engine
-        from sqlalchemy.ext.asyncio import AsyncEngine
         from sqlalchemy.pool import Pool
 
-        if isinstance(thing, AsyncEngine):
+        asyncio = sys.modules.get("sqlalchemy.ext.asyncio")  # which not all can import
+        if asyncio is not None and isinstance(thing, asyncio.AsyncEngine):
             thing = thing.sync_engine
         pool = thing.pool if isinstance(thing, Engine) else thing
         if not isinstance(pool, Pool):

@@ -87,7 +87,7 @@ def has_limit(pool: Any) -> bool:
 
 def has_to_wait(pool: Any) -> bool:
     """Tell whether a request that begins now has to wait for others. The pool `has_limit`."""
-    return bool(-1 < pool._max_overflow <= pool._overflow and pool._pool.empty())
+    return bool(pool._overflow >= pool._max_overflow > -1 and pool._pool.empty())
 
 
 def application(pool: Any) -> str | None:

@@ -42,6 +42,10 @@ class Books:
         self.pools, self.ends = [ref for ref, _ in kept], [end for _, end in kept]
         return self.leave
 
+    def has_pool(self) -> bool:
+        """Tell whether any of the pools is still there."""
+        return any(ref() is not None for ref in self.pools)
+
     def leave(self) -> None:
         """Take the source from all pools."""
         for end in self.ends:
@@ -102,7 +106,10 @@ class PoolSource(ForeignPool):
 
     def lost(self) -> None:
         """Hear that a pool is lost. The source ends with the last."""
-        if not any(ref() is not None for ref in self.books.pools):
+        for key, ref in list(self.books.records.items()):
+            if ref() is None:
+                self._forget(key)
+        if not self.books.has_pool():
             self.close()
 
     def begin_in_child(self) -> None:
@@ -156,7 +163,9 @@ class PoolSource(ForeignPool):
         self.inherited.discard(key)
         if (known := self.connections.pop(key, None)) is not None:
             age = monotonic() - known.opened_at
-            self.publish(ConnectionClosed, known.id, CloseReason.STALE, age)
+            # One that an engine has disposed of is kept by what is lent, and lost after that.
+            reason = CloseReason.STALE if self.books.has_pool() else CloseReason.POOL_CLOSED
+            self.publish(ConnectionClosed, known.id, reason, age)
 
     # Leases
 
