@@ -10,9 +10,12 @@ from typing import Any
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from poolscope.events import (
+    AcquireSource,
     CloseReason,
     ConnectFault,
+    ConnectionAcquired,
     ConnectionClosed,
+    ConnectionRequested,
     FailureReason,
     LeakReclaimed,
     PoolDrained,
@@ -27,6 +30,8 @@ from poolscope.telemetry import catalog
 asking: ContextVar[int] = ContextVar("asking", default=0)
 """The request of a pool that keeps no connections, in the context of which one is opened."""
 
+# Every request reaches these without a look-up.
+_IDLE, _NEW = AcquireSource.IDLE, AcquireSource.NEW
 _UNLIMITED = UNKNOWN | {catalog.MAX.name}
 _ENDS = (
     (PoolTimeout, FailureReason.TIMEOUT),
@@ -76,33 +81,63 @@ class PsycopgPool(ForeignPool):
 
     def look_around(self, pool: Any, everywhere: bool = False) -> list[Any]:
         """Return the connections there are; meet those of which nobody told."""
-        there = list(pool._pool) + (state.on_loan(pool) if everywhere else [])
-        for connection in there:
-            if id(connection) not in self.nets and id(connection) not in self.inherited:
+        for connection in list(pool._pool) + (state.on_loan(pool) if everywhere else []):
+            if id(connection) not in self.inherited:
                 self.meet(connection)
-                self._catch(connection)
         return [net() for net in list(self.nets.values())]
 
     # Requests
 
     def asked(self, pool: Any) -> int:
-        """Tell of a request that finds no connection idle; return its number."""
+        """Tell of a request that may have to wait, or to have a connection checked."""
         request = self.requested()
         if state.keeps_none(pool):
             asking.set(request)
-        if state.has_to_wait(pool):
+        if not pool._pool and state.has_to_wait(pool):
             self.queued(request)
         return request
 
-    def refused(self, pool: Any, request: int, error: BaseException) -> None:
-        """Tell that a request ended without a connection, with this error."""
-        if pool._check is not None:
-            self.checked(pool)
-        self.failed(request, error, why(error, *_ENDS))
+    def lent(self, began: float, connection: object) -> None:
+        """Tell of a request, and that it got a connection at once: `requested` and `acquired`.
 
-    def checked(self, pool: Any) -> None:
-        """Tell of connections that a request found, and that did not pass its check."""
-        self.sweep(pool, self.look_around(pool), CloseReason.VALIDATION)
+        These two, made one for what nearly all requests are.
+        """
+        now, key = monotonic(), id(connection)
+        lease = self.connections.get(key) or self._meet(connection, now)
+        bus, number = self.bus, self.number
+        requested, acquired = bus.request_hooks
+        request = lease.request = number()
+        if requested:
+            bus.publish(ConnectionRequested, self.name, began, request)
+        source = _IDLE if lease.since else _NEW
+        lease.since = now
+        leases, strain = self.leases, self.strain
+        leases[key] = lease
+        if now >= strain.step_ends:
+            strain.step(len(leases), now)
+        elif len(leases) > strain.peak:
+            strain.peak = len(leases)
+        sequence = number()
+        for hook in acquired:
+            try:
+                hook(self.name, now, sequence, request, now - began, source, lease.id)
+            except BaseException as error:  # a subscriber must not harm the pool
+                bus.report(hook, ConnectionAcquired, error)
+
+    def served(self, pool: Any, request: int, connection: object) -> None:
+        """Tell that a request got a connection, after others that did not pass its check."""
+        if pool._check is not None:
+            self.sweep(pool, self.look_around(pool), CloseReason.VALIDATION)
+        self.acquired(request, connection)
+
+    def refused(self, pool: Any, request: int, began: float, error: BaseException) -> None:
+        """Tell that a request ended without a connection; if it is 0, that there was one."""
+        if not request:
+            request = self.requested()
+            self.requests[request] = began
+        if pool._check is not None:
+            self.sweep(pool, self.look_around(pool), CloseReason.VALIDATION)
+        self.failed(request, error, why(error, *_ENDS))
 
     # Connections
 
@@ -132,6 +167,16 @@ class PsycopgPool(ForeignPool):
         if self.retired:
             self.retire()
 
+    def broken(self, pool: Any, connection: Any) -> None:
+        """Tell that a connection is given back that is closed, if it was lent by this pool."""
+        if getattr(connection, "_pool", None) is pool:
+            self.closed(connection, CloseReason.BROKEN)
+
+    def not_taken_back(self, pool: Any, connection: Any, before: int | None) -> None:
+        """Tell that a pool raised when a connection was given back, whatever that was."""
+        if before is not None:
+            self.sweep(pool, [connection], state.why_left(pool, connection, before))
+
     def left(self, pool: Any, connection: Any, before: int) -> None:
         """Tell that a connection is closed since it was given back with this status."""
         if id(connection) not in self.leases:  # else it was lent, and broke, meanwhile
@@ -159,6 +204,10 @@ class PsycopgPool(ForeignPool):
             if each.pgconn.transaction_status == state.GONE:
                 unfit = reason is CloseReason.VALIDATION and state.is_expired(each)
                 self.closed(each, CloseReason.LIFETIME if unfit else reason)
+
+    def _meet(self, connection: object, now: float) -> Connection:
+        self._catch(connection)
+        return super()._meet(connection, now)
 
     def _catch(self, connection: Any) -> None:
         key, myself = id(connection), weakref.ref(self)
@@ -205,5 +254,5 @@ class PsycopgPool(ForeignPool):
     def retire(self) -> None:
         """Tell that the pool closed: the observation ends when its last connection does."""
         self.retired = True
-        if not self.connections:
+        if not self.connections and not self.requests:
             self.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from psycopg_pool import ConnectionPool, NullConnectionPool
@@ -52,18 +53,23 @@ def _open(source_of: SourceOf) -> Wrap:
 def _getconn(source_of: SourceOf) -> Wrap:
     def wrap(inner: Method) -> Method:
         def getconn(self: Any, timeout: float | None = None) -> Any:
-            source = self.__dict__.get(MARK) or source_of(self)
+            try:
+                source = self._poolscope  # `MARK`, and the quickest way to it
+            except AttributeError:
+                source = source_of(self)
             if source is None:
                 return inner(self, timeout)
-            request = source.requested() if self._pool else source.asked(self)
+            began = monotonic()
+            request = 0 if self._pool and self._check is None else source.asked(self)
             try:
                 connection = inner(self, timeout)
             except BaseException as error:
-                source.refused(self, request, error)
+                source.refused(self, request, began, error)
                 raise
-            if self._check is not None:
-                source.checked(self)
-            source.acquired(request, connection)
+            if request:
+                source.served(self, request, connection)
+            else:
+                source.lent(began, connection)
             return connection
 
         return getconn
@@ -74,18 +80,27 @@ def _getconn(source_of: SourceOf) -> Wrap:
 def _putconn(source_of: SourceOf) -> Wrap:
     def wrap(inner: Method) -> Method:
         def putconn(self: Any, conn: Any) -> Any:
-            source = self.__dict__.get(MARK) or source_of(self)
-            if source is None or getattr(conn, "_pool", None) is not self:
+            try:
+                source = self._poolscope  # `MARK`, and the quickest way to it
+            except AttributeError:
+                source = source_of(self)
+            if source is None:
                 return inner(self, conn)
-            before = conn.pgconn.transaction_status
+            try:
+                before = conn.pgconn.transaction_status
+            except AttributeError:
+                before = None  # the pool will say that this is no connection
             source.released(conn)
             if before == GONE:
-                source.closed(conn, CloseReason.BROKEN)
+                source.broken(self, conn)
             try:
-                return inner(self, conn)
-            finally:
-                if conn.pgconn.transaction_status == GONE:
-                    source.left(self, conn, before)
+                result = inner(self, conn)
+            except BaseException:
+                source.not_taken_back(self, conn, before)
+                raise
+            if conn.pgconn.transaction_status == GONE:
+                source.left(self, conn, before)
+            return result
 
         return putconn
 
