@@ -34,7 +34,7 @@ _READ = {
     "Pool": "_holders _queue _closed _connect_args _connect_kwargs _generation",
     "PoolConnectionHolder": "_pool _con _in_use _generation",
     "PoolConnectionProxy": "_con _holder",
-    "Connection": "_aborted _proxy",
+    "Connection": "_aborted _proxy _cancellations",
 }
 """What is read here, by class."""
 
@@ -176,10 +176,11 @@ _CLOSERS = {
     _code(PoolConnectionHolder, "acquire"): CloseReason.VALIDATION,
     _code(PoolConnectionHolder, "_deactivate_inactive_connection"): CloseReason.IDLE,
     _code(PoolConnectionHolder, "close"): CloseReason.POOL_CLOSED,
+    _code(AsyncpgConnection, "_cancel"): CloseReason.DIRTY,
     _code(Pool, "terminate"): CloseReason.POOL_CLOSED,
     _code(Pool, "_async__init__"): CloseReason.POOL_CLOSED,
 }
-"""What of the pool closes connections, and why."""
+"""What closes connections, and why."""
 _DEEP = 20
 """Frames looked at: asyncpg is nearer."""
 _CANCELLING = ("_wait_for_cancellation", "wait_for")
@@ -200,7 +201,7 @@ def why_closed(con: Any) -> CloseReason:
         if reason is not None:
             return reason
         frame = frame.f_back
-    return CloseReason.BROKEN  # the server or its holder did it
+    return _why_lost(con)
 
 
 def _why_not_kept(con: Any) -> CloseReason:
@@ -209,12 +210,19 @@ def _why_not_kept(con: Any) -> CloseReason:
     trace = error.__traceback__ if error is not None else None
     if trace is not None and trace.tb_frame.f_code is _RELEASE:
         within = trace.tb_next.tb_frame.f_code.co_name if trace.tb_next is not None else ""
-        return CloseReason.DIRTY if within.endswith(_CANCELLING) else CloseReason.RESET
-    if con._aborted and error is None:
-        return CloseReason.BROKEN
+        cancelling = con._cancellations or within.endswith(_CANCELLING)
+        return CloseReason.DIRTY if cancelling else CloseReason.RESET
+    if con._aborted:
+        return _why_lost(con)
     holder = con._proxy._holder
     is_stale = holder._generation != holder._pool._generation
     return CloseReason.STALE if is_stale else CloseReason.LIFETIME
+
+
+def _why_lost(con: Any) -> CloseReason:
+    """Tell why a connection ends that the pool did not mean to close."""
+    # Who waits for the end of a command that was left, and gives up, may be on no stack.
+    return CloseReason.DIRTY if con._aborted and con._cancellations else CloseReason.BROKEN
 
 
 def _target(dsn: Any, options: dict[str, Any]) -> Target:
