@@ -69,6 +69,8 @@ class Books:
         self._name = ""
 
     def __call__(self, event: e.Event) -> None:
+        if hasattr(event, "error"):
+            event.error = None  # its traceback would keep connections alive, and so open
         with self._lock:
             self._heard[event.pool, event.sequence] = event
             self._counts[type(event)] += 1

@@ -31,9 +31,12 @@ class Caller:
 
     async def live(self) -> None:
         while self.load.goes_on:
-            await self.rest("away", self.random.choice([0.003, 0.03]))
+            await self.rest("away", 0.003 if self.load.tide else 0.06)
             await self.load.stage.attempt(self.ask(), self)
         self.place = "away"
+
+    def may_give_up(self) -> bool:
+        return self.load.subject.bears_all or self.place != "leaving"
 
     async def rest(self, place: str, mean: float = 0.005) -> None:
         """Be somewhere for a while, and for as long as all are to stand still."""

@@ -17,7 +17,7 @@ class Aiomysql(Subject):
     view = MariadbView
     in_loop = True
     trouble = (pymysql.MySQLError, TimeoutError, OSError)
-    expected = frozenset({"TimeoutError", "CancelledError", "disturbed", "closed"})
+    expected = Subject.expected | {"TimeoutError", "CancelledError", "disturbed", "closed"}
 
     async def open(self) -> None:
         self.farewells = {"closed": lambda connection: connection.close()}

@@ -22,7 +22,13 @@ class Asyncpg(Subject):
         # A connection that was killed says so, when it has read no more than the farewell.
         asyncpg.InternalClientError,
     )
-    expected = frozenset({"TimeoutError", "CancelledError", "disturbed", "closed", "terminated"})
+    expected = Subject.expected - {"lost"} | {
+        "TimeoutError",
+        "CancelledError",
+        "disturbed",
+        "closed",
+        "terminated",
+    }
 
     async def open(self) -> None:
         self.farewells = {"closed": _close, "terminated": _terminate}

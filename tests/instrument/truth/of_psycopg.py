@@ -15,7 +15,7 @@ class Psycopg(Subject):
     library = "psycopg"
     view = PostgresView
     trouble = (psycopg.Error, psycopg_pool.PoolTimeout, psycopg_pool.TooManyRequests)
-    expected = frozenset({"PoolTimeout", "TooManyRequests", "disturbed", "closed"})
+    expected = Subject.expected | {"PoolTimeout", "TooManyRequests", "disturbed", "closed"}
     kind: Any = psycopg_pool.ConnectionPool
     sizes: ClassVar[dict[str, Any]] = {"min_size": 1, "max_size": SIZE, "max_idle": 0.3}
 
@@ -50,6 +50,7 @@ class Psycopg(Subject):
 
 
 class PsycopgNull(Psycopg):
+    expected = Psycopg.expected - {"idle"}
     kind = psycopg_pool.NullConnectionPool
     sizes: ClassVar[dict[str, Any]] = {"min_size": 0, "max_size": SIZE}
 
@@ -58,6 +59,7 @@ class PsycopgNull(Psycopg):
 
 
 class PsycopgInLoop(Psycopg):
+    bears_all = False
     kind = psycopg_pool.AsyncConnectionPool
     in_loop = True
     expected = Psycopg.expected | {"CancelledError"}
@@ -67,4 +69,5 @@ class PsycopgInLoop(Psycopg):
 
 
 class PsycopgNullInLoop(PsycopgNull, PsycopgInLoop):
+    expected = PsycopgInLoop.expected - {"idle"}
     kind = psycopg_pool.AsyncNullConnectionPool

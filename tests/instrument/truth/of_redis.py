@@ -26,7 +26,7 @@ class Redis(Subject):
     library = "redis"
     view = RedisView
     trouble = (redis.RedisError, OSError)
-    expected = frozenset({"ConnectionError", "disturbed", "disconnected"})
+    expected = Subject.expected | {"ConnectionError", "disturbed", "disconnected"}
     reconnects = True
     gentle = True  # its threads cannot bear that others close what they use
     package: ClassVar[Any] = redis

@@ -18,7 +18,7 @@ class SqlalchemyPsycopg(Subject):
     library = "sqlalchemy"
     view = PostgresView
     trouble = (SQLAlchemyError,)
-    expected = frozenset({"TimeoutError", "detached", "invalidated", "renewed"})
+    expected = Subject.expected | {"TimeoutError", "detached", "invalidated", "renewed"}
     scheme: ClassVar[str] = "postgresql+psycopg"
     options: ClassVar[dict[str, Any]] = {
         "pool_size": SIZE - 2,
@@ -46,7 +46,9 @@ class SqlalchemyPsycopg(Subject):
         return connection.exec_driver_sql(text).scalar()
 
     def close(self) -> Any:
-        return self.pool.dispose()
+        # An engine that is disposed of goes on with a new pool, until it is lost.
+        engine, self.pool = self.pool, None
+        return engine.dispose()
 
 
 def _detach(connection: Any) -> Any:
@@ -65,17 +67,25 @@ def _renew(connection: Any) -> None:
 
 
 class SqlalchemyNull(SqlalchemyPsycopg):
-    expected = frozenset({"detached", "invalidated", "renewed"})
+    expected = SqlalchemyPsycopg.expected - {"TimeoutError", "idle", "waiting"}
     options: ClassVar[dict[str, Any]] = {"poolclass": NullPool}
-    has_limit = False
+
+    def disturb(self) -> Any:
+        return self.pool.dispose()
 
 
 class SqlalchemyPymysql(SqlalchemyPsycopg):
+    """Of these drivers, only this one closes by itself what a pool leaves behind that is lent."""
+
     view = MariadbView
+    expected = SqlalchemyPsycopg.expected | {"disturbed"}
     scheme = "mysql+pymysql"
 
     def arguments(self) -> dict[str, Any]:
         return {"database": self.server.tag}
+
+    def disturb(self) -> Any:
+        return self.pool.dispose()
 
 
 class SqlalchemyAsyncpg(SqlalchemyPsycopg):

@@ -34,9 +34,8 @@ class Stage(ABC):
         """Take a turn, which can be given up where that is possible."""
         await turn
 
-    def give_up(self, key: object) -> bool:
-        """Cancel a turn; False where none can be."""
-        return False
+    def give_up(self, key: object, may: Callable[[], bool]) -> None:
+        """Cancel a turn, if that may be, and where it can be."""
 
 
 class Threads(Stage):
@@ -108,8 +107,9 @@ class Loop(Stage):
         if not task.cancelled():
             task.result()
 
-    def give_up(self, key: object) -> bool:
-        if (turn := self._turns.get(key)) is None:
-            return False
-        self._loop.call_soon_threadsafe(turn.cancel)
-        return True
+    def give_up(self, key: object, may: Callable[[], bool]) -> None:
+        def cancel() -> None:
+            if (turn := self._turns.get(key)) is not None and may():
+                turn.cancel()
+
+        self._loop.call_soon_threadsafe(cancel)

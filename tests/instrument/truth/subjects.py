@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from tests.instrument.truth.views import View
 
 SIZE = 4
-PATIENCE = 0.25
+PATIENCE = 0.05
 """Seconds a request may wait, where the pool has one limit for all."""
 
 
@@ -22,14 +22,14 @@ class Subject(ABC):
     in_loop: ClassVar[bool] = False
     trouble: ClassVar[tuple[type[BaseException], ...]]
     """What callers may get when connections are killed, requests time out, and so on."""
-    expected: ClassVar[frozenset[str]] = frozenset()
-    """What must have happened at the end, besides what happens to each."""
-    has_limit: ClassVar[bool] = True
-    """Whether there is a number of connections beyond which requests wait."""
+    expected: ClassVar[frozenset[str]] = frozenset({"killed", "lost", "Whim", "idle", "waiting"})
+    """What must have happened, or been seen at rest, at the end."""
     notices: ClassVar[bool] = False
     """Whether a pool lets go of a connection as soon as the server has ended it."""
     reconnects: ClassVar[bool] = False
     """Whether a lease may outlive its connection, and get another one."""
+    bears_all: ClassVar[bool] = True
+    """Whether it loses no connection when a caller is cancelled that is just giving it back."""
     gentle: ClassVar[bool] = False
     """Whether it may be disturbed only while nobody moves."""
 

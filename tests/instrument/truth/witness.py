@@ -6,6 +6,7 @@ both are equal: in number, for idle and used each, and one by one where callers 
 numbers.
 """
 
+import gc
 import random
 import time
 from collections import Counter
@@ -49,6 +50,8 @@ class Load:
         self.stage: Stage = Loop() if subject.in_loop else Threads(CALLERS)
         self.goes_on = True
         self.halted = False
+        self.tide = True
+        """Whether many want to use the pool, or few."""
         self.closed = True
         self.cut: set[int] = set()
         """Numbers of connections that callers broke, or may have broken."""
@@ -120,7 +123,8 @@ class Witness:
         if chance < 0.15:
             self.kill()
         elif chance < 0.4:
-            self.seen["given up"] += self.load.stage.give_up(self.random.choice(self.load.callers))
+            caller = self.random.choice(self.load.callers)
+            self.load.stage.give_up(caller, caller.may_give_up)
         elif chance < 0.5 and not self.load.subject.gentle:
             self.load.disturb()
             self.seen["disturbed"] += 1
@@ -159,6 +163,7 @@ class Witness:
     def look_at_motion(self) -> None:
         """Compare one moment, at which nobody is asked to stand still."""
         load, books = self.load, self.load.books
+        lost = self.lost(self.killed | load.cut)
         before, begun, gone = self.levels(), books.begun, books.gone
         shown = self.shown().keys()
         told = self.told(of_families(PoolCollector().collect()))
@@ -166,11 +171,11 @@ class Witness:
         open_ = [sum(levels[:2]) for levels in (before, after)]
         most = max(open_) + before[2] + begun
         least = min(open_) - gone
-        lost = len(self.lost(self.killed | load.cut))
+        lost |= self.lost(self.killed | load.cut)
         stats = f"{before}, {after}; begun {begun}, gone {gone}, lost {lost}; {load.source}"
-        assert least - lost <= len(shown), f"{len(shown)} at the server, not {stats}"
+        assert least - len(lost) <= len(shown), f"{len(shown)} at the server, not {stats}"
         assert least <= sum(told) <= most, f"{told} told, not {stats}"
-        self.seen["exact in motion"] += least - lost == most == len(shown)
+        self.seen["exact in motion"] += least - len(lost) == most == len(shown)
         # What was closed just before may take the server a moment to see.
         assert soon(lambda: len(shown & self.shown().keys()) <= most), (
             f"{len(shown)} at the server, not {stats}"
@@ -209,6 +214,7 @@ class Witness:
         self.agree()
         self.disturb_at_rest()
         self.agree()
+        self.load.tide = self.random.random() < 0.7
         self.load.halted = False
 
     def agree(self) -> None:
@@ -284,6 +290,7 @@ def conclude(load: Load, witness: Witness) -> None:
     requests = source.metrics.connection_requests
     assert requests == asked, f"{requests} requests, and {asked} were made"
     load.close()
+    gc.collect()
     assert soon(lambda: not load.view.seen()), load.view.seen()
     assert source not in registry.live()
     assert not any((POOL, source.name) in labels for _, labels in scraped())
