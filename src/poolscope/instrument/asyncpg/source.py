@@ -231,15 +231,20 @@ def _target(dsn: Any, options: dict[str, Any]) -> Target:
         known = Target.from_url(dsn) if isinstance(dsn, str) else Target()
     except ValueError:  # it may be anything
         known = Target()
-    environ = os.environ
-    address = _first(options.get("host")) or known.address or environ.get("PGHOST")
-    port = _first(options.get("port")) or known.port or environ.get("PGPORT") or 5432
-    database = options.get("database") or known.namespace or environ.get("PGDATABASE")
-    return Target("postgresql", address, int(port) if address else None, database)
+    address = _first(options.get("host") or known.address or os.environ.get("PGHOST"))
+    port = _first(options.get("port") or known.port or os.environ.get("PGPORT"))
+    database = options.get("database") or known.namespace or os.environ.get("PGDATABASE")
+    if not address:
+        return Target("postgresql", namespace=database)
+    default = None if address.startswith("/") else 5432
+    return Target("postgresql", address, int(port) if port.isdecimal() else default, database)
 
 
-def _first(option: Any) -> Any:
-    return next(iter(option), None) if isinstance(option, (list, tuple)) else option
+def _first(option: Any) -> str:
+    """Return the first of several hosts or ports, given as asyncpg takes them."""
+    if not isinstance(option, (list, tuple)):
+        option = str(option or "").split(",")
+    return str(next(iter(option), ""))
 
 
 def _levels(holders: Holders, min_size: int, max_size: int) -> Callable[[], Levels]:
