@@ -10,7 +10,7 @@ from tests.instrument.redis.stage import FLAVOURS, Flavour
 def flavour(request: pytest.FixtureRequest) -> Iterator[Flavour]:
     """At the end all is as it was, byte for byte."""
     flavour: Flavour = request.param
-    before = [list(vars(kind).items()) for kind in flavour.classes]
+    before = [dict(vars(kind)) for kind in flavour.classes]
     yield flavour
     uninstrument(flavour.library)
-    assert [list(vars(kind).items()) for kind in flavour.classes] == before
+    assert [dict(vars(kind)) for kind in flavour.classes] == before

@@ -24,7 +24,7 @@ async def act(result: Any) -> Any:
 
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 - a server does not tell when it is done
             await asyncio.sleep(0.005)
 
 

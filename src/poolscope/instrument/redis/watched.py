@@ -45,8 +45,10 @@ class Watched(ForeignPool):
         """Return the request for which this is called; 0 if it is for none."""
         frame: FrameType | None = _getframe(1)
         while frame is not None:
-            if frame.f_code in LENDING and (mine := frame.f_locals)["source"] is self:
-                return int(mine["request"])
+            if frame.f_code in LENDING:
+                mine = frame.f_locals
+                if mine.get("source") is self and "request" in mine:
+                    return int(mine["request"])
             frame = frame.f_back
         return 0
 
