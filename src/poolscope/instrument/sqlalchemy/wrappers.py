@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import update_wrapper
 from sys import _getframe
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Dialect
 from sqlalchemy.pool import AssertionPool, Pool
 from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
@@ -31,7 +32,8 @@ Inner = Callable[..., Any]
 
 def patch(patches: Patches, kinds: tuple[type, ...]) -> None:
     """Replace all there is to replace. Raises AttributeError if something is not there."""
-    patches.wrap(Engine, "__init__", _init)
+    made = Dialect.__dict__["engine_created"].__func__
+    patches.set(Dialect, "engine_created", classmethod(update_wrapper(_engine_created(made), made)))
     for kind in (Pool, *kinds):
         for name, wrap in (("connect", _connect), ("dispose", _dispose), ("recreate", _recreate)):
             if name in kind.__dict__ and (kind is not Pool or name == "connect"):
@@ -56,13 +58,14 @@ def _source_of(pool: Any) -> Any:
 # Engines and pools
 
 
-def _init(inner: Inner) -> Inner:
-    def init(engine: Any, *args: Any, **options: Any) -> None:
-        inner(engine, *args, **options)
+def _engine_created(inner: Inner) -> Inner:
+    # Not `Engine.__init__`: by its code `create_engine` knows which options an engine takes.
+    def engine_created(dialect: Any, engine: Any) -> None:
+        inner(dialect, engine)
         with suppress(Exception):  # there are tests that make engines of anything
             LIBRARY.introduce(engine)
 
-    return init
+    return engine_created
 
 
 def _recreate(inner: Inner) -> Inner:
