@@ -42,8 +42,9 @@ class Psycopg(Subject):
         return self.random.choice(self.deeds())()
 
     def deeds(self) -> list[Callable[[], Any]]:
-        least, most = self.random.randint(0, 2), self.random.randint(2, SIZE)
-        return [self.pool.drain, self.pool.check, lambda: self.pool.resize(least, most)]
+        # Its least number stays, because whenever that rises it opens more than the most.
+        most = self.random.randint(2, SIZE)
+        return [self.pool.drain, self.pool.check, lambda: self.pool.resize(1, most)]
 
     def close(self) -> Any:
         return self.pool.close()

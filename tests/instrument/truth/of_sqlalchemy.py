@@ -17,6 +17,7 @@ Lease = AbstractContextManager[Any] | AbstractAsyncContextManager[Any]
 class SqlalchemyPsycopg(Subject):
     library = "sqlalchemy"
     view = PostgresView
+    ends = False
     trouble = (SQLAlchemyError,)
     expected = Subject.expected | {"TimeoutError", "detached", "invalidated", "renewed"}
     scheme: ClassVar[str] = "postgresql+psycopg"
@@ -46,9 +47,7 @@ class SqlalchemyPsycopg(Subject):
         return connection.exec_driver_sql(text).scalar()
 
     def close(self) -> Any:
-        # An engine that is disposed of goes on with a new pool, until it is lost.
-        engine, self.pool = self.pool, None
-        return engine.dispose()
+        return self.pool.dispose()
 
 
 def _detach(connection: Any) -> Any:

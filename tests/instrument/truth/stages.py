@@ -36,6 +36,7 @@ class Stage(ABC):
 
     def give_up(self, key: object, may: Callable[[], bool]) -> None:
         """Cancel a turn, if that may be, and where it can be."""
+        return None
 
 
 class Threads(Stage):

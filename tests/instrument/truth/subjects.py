@@ -30,6 +30,8 @@ class Subject(ABC):
     """Whether a lease may outlive its connection, and get another one."""
     bears_all: ClassVar[bool] = True
     """Whether it loses no connection when a caller is cancelled that is just giving it back."""
+    ends: ClassVar[bool] = True
+    """Whether a pool that was closed cannot be used again, and so is observed no more."""
     gentle: ClassVar[bool] = False
     """Whether it may be disturbed only while nobody moves."""
 

@@ -1,6 +1,5 @@
 """What is told of each library's pools, under load and faults, is what a real server shows."""
 
-import logging
 import os
 import random
 
@@ -52,10 +51,8 @@ def parameter(subject: type[Subject]) -> object:
 
 @pytest.mark.parametrize("subject", [parameter(each) for each in SUBJECTS])
 def test_what_is_told_of_a_pool_is_what_the_server_shows(
-    subject: type[Subject], request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+    subject: type[Subject], request: pytest.FixtureRequest
 ) -> None:
-    # The library tells of what it loses, with tracebacks, which keep its engines alive.
-    caplog.set_level(logging.CRITICAL, "sqlalchemy.pool")
     seed = int(os.environ.get("POOLSCOPE_TRUTH_SEED") or random.SystemRandom().getrandbits(32))
     print(f"repeat with POOLSCOPE_TRUTH_SEED={seed}")
     server = request.getfixturevalue(subject.view.server)

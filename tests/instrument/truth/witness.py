@@ -6,7 +6,6 @@ both are equal: in number, for idle and used each, and one by one where callers 
 numbers.
 """
 
-import gc
 import random
 import time
 from collections import Counter
@@ -163,7 +162,8 @@ class Witness:
     def look_at_motion(self) -> None:
         """Compare one moment, at which nobody is asked to stand still."""
         load, books = self.load, self.load.books
-        lost = self.lost(self.killed | load.cut)
+        books.settle()
+        lost, leaving = self.lost(self.killed | load.cut), self.leaving()
         before, begun, gone = self.levels(), books.begun, books.gone
         shown = self.shown().keys()
         told = self.told(of_families(PoolCollector().collect()))
@@ -171,11 +171,15 @@ class Witness:
         open_ = [sum(levels[:2]) for levels in (before, after)]
         most = max(open_) + before[2] + begun
         least = min(open_) - gone
+        # Who gives back may be at closing just now, and it is not closed until that is done.
+        shown_least = least - len(lost) - len(leaving)
+        books.settle()
         lost |= self.lost(self.killed | load.cut)
+        leaving |= self.leaving()
         stats = f"{before}, {after}; begun {begun}, gone {gone}, lost {lost}; {load.source}"
-        assert least - len(lost) <= len(shown), f"{len(shown)} at the server, not {stats}"
+        assert shown_least <= len(shown), f"{len(shown)} at the server, not {stats}"
         assert least <= sum(told) <= most, f"{told} told, not {stats}"
-        self.seen["exact in motion"] += least - len(lost) == most == len(shown)
+        self.seen["exact in motion"] += shown_least == most == len(shown)
         # What was closed just before may take the server a moment to see.
         assert soon(lambda: len(shown & self.shown().keys()) <= most), (
             f"{len(shown)} at the server, not {stats}"
@@ -190,10 +194,13 @@ class Witness:
         return {id_: held for id_, held in self.load.view.seen().items() if id_ not in kept}
 
     def lost(self, broken: set[int]) -> set[int]:
-        """Return the numbers of those broken connections that the pool still holds."""
-        self.load.books.settle()
+        """Return the numbers of those broken connections that the books have as open."""
         numbers = self.load.books.numbers
         return {numbers.get(each, 0) for each in self.load.books.replay.open} & broken
+
+    def leaving(self) -> set[int]:
+        places = [caller.place for caller in self.load.callers]
+        return {number for number, place in enumerate(places) if place in ("leaving", "parting")}
 
     @property
     def held(self) -> set[int]:
@@ -290,8 +297,10 @@ def conclude(load: Load, witness: Witness) -> None:
     requests = source.metrics.connection_requests
     assert requests == asked, f"{requests} requests, and {asked} were made"
     load.close()
-    gc.collect()
     assert soon(lambda: not load.view.seen()), load.view.seen()
+    assert witness.levels() == (0, 0, 0)
+    if not load.subject.ends:
+        source.close()
     assert source not in registry.live()
     assert not any((POOL, source.name) in labels for _, labels in scraped())
     books.settle()
