@@ -1,7 +1,7 @@
 """Pools of asyncpg.
 
 A pool consists of holders: each has a place for one connection, opens it, lends it and takes it
-back. Their methods tell what happens; the end of a connection, by whomever, it tells itself.
+back. Their methods tell what happens; of its end, by whomever, a connection tells itself.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from poolscope.instrument.asyncpg.source import (
     Holders,
     Source,
     asking,
-    check,
     has_to_wait,
+    look_for_all,
     owner_of,
     why_closed,
 )
@@ -41,13 +41,14 @@ class AsyncpgLibrary(Library):
 
     def patch(self, patches: Patches) -> None:
         """Replace what lends, takes back, opens and closes."""
-        check()
+        look_for_all()
         patches.wrap(Pool, "_async__init__", _initialize)
         patches.wrap(Pool, "_acquire", _acquire)
         patches.wrap(Pool, "close", _close)
         patches.wrap(Pool, "terminate", _terminate)
         patches.wrap(PoolConnectionHolder, "connect", _connect)
         patches.wrap(PoolConnectionHolder, "_release", _free)
+        patches.wrap(Connection, "close", _say_goodbye)
         patches.wrap(Connection, "_cleanup", _end)
 
     def anchor(self, pool: Any) -> Holders:
@@ -125,7 +126,7 @@ def _free(inner: Inner) -> Inner:
             pool = holder._pool
             source = getattr(pool._holders, MARK, None) or LIBRARY.source_of(pool)
             if source is not None:
-                source.freed(holder)
+                source.released(holder._con)
         return inner(holder)
 
     return free
@@ -149,16 +150,21 @@ def _connect(inner: Inner) -> Inner:
     return connect
 
 
+def _say_goodbye(inner: Inner) -> Inner:
+    async def close(con: Any, **options: Any) -> Any:
+        closing = inner(con, **options)  # which fails for options it does not know
+        if (source := owner_of(con)) is not None:
+            source.ends(con, why_closed(con))
+        return await closing
+
+    return close
+
+
 def _end(inner: Inner) -> Inner:
     def end(con: Any) -> Any:
-        source = owner_of(con)
-        if source is None:
-            return inner(con)
-        reason = why_closed(con)
-        try:
-            return inner(con)
-        finally:
-            source.closed(con, reason)
+        if (source := owner_of(con)) is not None:
+            source.ends(con, why_closed(con))
+        return inner(con)
 
     return end
 
@@ -180,7 +186,6 @@ def _terminate(inner: Inner) -> Inner:
         source = LIBRARY.source_of(pool)
         if source is None:
             return inner(pool)
-        source.terminated = True
         try:
             return inner(pool)
         finally:

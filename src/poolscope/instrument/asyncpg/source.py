@@ -82,7 +82,6 @@ class Source(ForeignPool):
         """Connections that are being opened."""
         self.refused: set[int] = set()
         """Requests for which a connection could not be opened."""
-        self.terminated = False
 
     # Requests
 
@@ -108,15 +107,6 @@ class Source(ForeignPool):
             closed = pool.is_closing() or not pool._holders
             reason = FailureReason.CLOSED if closed else FailureReason.VALIDATION_FAILED
         self.failed(request, error, reason)
-
-    # Leases
-
-    def freed(self, holder: Any) -> None:
-        """Tell that a holder has its connection back."""
-        if self.terminated and holder._con._aborted:
-            self.reclaimed(holder._con, CloseReason.POOL_CLOSED)
-        else:
-            self.released(holder._con)
 
     # Connections
 
@@ -152,6 +142,14 @@ class Source(ForeignPool):
             self.refused.add(request)
         self.not_opened(new, error, ConnectFault.ABANDONED if gave_up else None)
 
+    def ends(self, con: Any, reason: CloseReason) -> None:
+        """Tell that one is about to close, lent or not."""
+        if reason is CloseReason.POOL_CLOSED and id(con) in self.leases:
+            self.reclaimed(con, reason)
+        else:
+            self.released(con)
+            self.closed(con, reason)
+
 
 def owner_of(con: Any) -> Source | None:
     """Return who has to know of the end of a connection. Asked again, it is nobody."""
@@ -165,22 +163,18 @@ def has_to_wait(pool: Any) -> bool:
     return queue is not None and queue.empty() and not pool.is_closing()
 
 
-def _code(kind: type, method: str) -> CodeType:
-    code: CodeType = unwrap(getattr(kind, method)).__code__
-    return code
-
-
-_RELEASE = _code(PoolConnectionHolder, "release")
-_CLOSERS = {
-    _RELEASE: CloseReason.RESET,
-    _code(PoolConnectionHolder, "acquire"): CloseReason.VALIDATION,
-    _code(PoolConnectionHolder, "_deactivate_inactive_connection"): CloseReason.IDLE,
-    _code(PoolConnectionHolder, "close"): CloseReason.POOL_CLOSED,
-    _code(AsyncpgConnection, "_cancel"): CloseReason.DIRTY,
-    _code(Pool, "terminate"): CloseReason.POOL_CLOSED,
-    _code(Pool, "_async__init__"): CloseReason.POOL_CLOSED,
-}
+_ENDS = (
+    (PoolConnectionHolder, "release", CloseReason.RESET),
+    (PoolConnectionHolder, "acquire", CloseReason.VALIDATION),
+    (PoolConnectionHolder, "_deactivate_inactive_connection", CloseReason.IDLE),
+    (PoolConnectionHolder, "close", CloseReason.POOL_CLOSED),
+    (AsyncpgConnection, "_cancel", CloseReason.DIRTY),
+    (Pool, "terminate", CloseReason.POOL_CLOSED),
+    (Pool, "_async__init__", CloseReason.POOL_CLOSED),
+)
 """What closes connections, and why."""
+_reasons: dict[CodeType, CloseReason] = {}
+"""The same, by what runs then."""
 _DEEP = 20
 """Frames looked at: asyncpg is nearer."""
 _CANCELLING = ("_wait_for_cancellation", "wait_for")
@@ -193,7 +187,7 @@ def why_closed(con: Any) -> CloseReason:
     for _ in range(_DEEP):
         if frame is None:
             break
-        reason = _CLOSERS.get(frame.f_code)
+        reason = _reasons.get(frame.f_code)
         if reason is CloseReason.RESET:
             return _why_not_kept(con)
         if reason is CloseReason.VALIDATION and isinstance(sys.exception(), CancelledError):
@@ -208,7 +202,7 @@ def _why_not_kept(con: Any) -> CloseReason:
     """Tell why a connection that is given back is closed."""
     error = sys.exception()
     trace = error.__traceback__ if error is not None else None
-    if trace is not None and trace.tb_frame.f_code is _RELEASE:
+    if trace is not None and _reasons.get(trace.tb_frame.f_code) is CloseReason.RESET:
         within = trace.tb_next.tb_frame.f_code.co_name if trace.tb_next is not None else ""
         cancelling = con._cancellations or within.endswith(_CANCELLING)
         return CloseReason.DIRTY if cancelling else CloseReason.RESET
@@ -256,11 +250,10 @@ def _levels(holders: Holders, min_size: int, max_size: int) -> Callable[[], Leve
             levels.state = "closed" if holders is None else "new"
             return levels
         pool, source = holders[0]._pool, getattr(holders, MARK, None)
-        known, inherited = ((), ()) if source is None else (source.connections, source.inherited)
+        inherited = source.inherited if source is not None else ()
         for holder in list(holders):
             con = holder._con
-            # One that says goodbye takes a place until it has ended.
-            if con is None or id(con) in inherited or (id(con) not in known and con.is_closed()):
+            if con is None or con.is_closed() or id(con) in inherited:
                 continue
             if holder._in_use is None:
                 levels.idle += 1
@@ -280,8 +273,10 @@ def _waiting(pool: Any) -> int:
     return sum(not getter.done() for getter in list(getters))
 
 
-def check() -> None:
-    """Raise AttributeError if something that is read here is missing."""
+def look_for_all() -> None:
+    """Look for what is read here. Raises AttributeError if something is missing."""
     for kind in (Pool, PoolConnectionHolder, PoolConnectionProxy, AsyncpgConnection):
         for name in _READ[kind.__name__].split():
             getattr(kind, name)
+    for kind, name, reason in _ENDS:
+        _reasons[unwrap(getattr(kind, name)).__code__] = reason
