@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,18 +85,3 @@ def requests_of(receiver: Receiver, pool: str) -> dict[str, int]:
                     series = (*sorted(labels.items()), point.start_time_unix_nano)
                     latest[resource[INSTANCE]][series] = point.count
     return {instance: sum(counts.values()) for instance, counts in latest.items()}
-
-
-def pool_names(receiver: Receiver) -> set[str]:
-    """The names of pools that told how long somebody waited."""
-    return {
-        plain(point.attributes)[catalog.POOL_NAME]
-        for _, metric in receiver.points()
-        if metric.name == catalog.WAIT_TIME.name
-        for point in metric.histogram.data_points
-    }
-
-
-def only(numbers: Iterable[int]) -> int:
-    (number,) = numbers
-    return number
