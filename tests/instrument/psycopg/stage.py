@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import psycopg_pool
+import pytest
 
 from poolscope import events as e
 from poolscope.events import CloseReason, FailureReason
@@ -20,6 +21,13 @@ SYNC = psycopg_pool.ConnectionPool
 SYNC_NULL = psycopg_pool.NullConnectionPool
 ASYNC = psycopg_pool.AsyncConnectionPool
 ASYNC_NULL = psycopg_pool.AsyncNullConnectionPool
+
+_VERSION = tuple(int(part) for part in psycopg_pool.__version__.split(".")[:3])
+can_drain = pytest.mark.skipif(_VERSION < (3, 3), reason="came with 3.3")
+can_close_to_return = can_drain
+keeps_what_is_interrupted = pytest.mark.skipif(
+    _VERSION < (3, 2, 8), reason="before 3.2.8 connections were lost so"
+)
 
 
 class Books(Replay):
@@ -58,6 +66,9 @@ class Stage:
         self.books.check(self.source.stats())
         until(self.is_true)
 
+    def of(self, kind: type[e.Event]) -> list[Any]:
+        return self.books.of(kind)
+
     def reasons(self) -> dict[CloseReason, int]:
         return dict(self.source.metrics.closed)
 
@@ -69,8 +80,8 @@ class Stage:
 
     async def will_come(self, *levels: int) -> None:
         async with asyncio.timeout(10):
-            while self.levels() != levels:  # noqa: ASYNC110  # nobody tells when
-                await asyncio.sleep(0.005)
+            while self.levels() != levels:  # noqa: ASYNC110  # each step is seen
+                await asyncio.sleep(0)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from tests.instrument.psycopg.stage import (
     SYNC,
     SYNC_NULL,
     async_stage,
+    can_drain,
     sync_stage,
     until,
 )
@@ -48,6 +49,7 @@ def unobserved(server: PostgresServer, **options: Any) -> Iterator[Any]:
         yield pool
 
 
+@can_drain
 def test_connections_are_out_and_others_wait_when_it_begins(postgres: PostgresServer) -> None:
     with unobserved(postgres) as pool:
         first, second = pool.getconn(), pool.getconn()
@@ -71,6 +73,7 @@ def test_connections_are_out_and_others_wait_when_it_begins(postgres: PostgresSe
         assert source.metrics.acquired == source.metrics.released == 0
 
 
+@can_drain
 def test_idle_ones_are_there_when_it_begins(postgres: PostgresServer) -> None:
     with unobserved(postgres) as pool:
         source = observe(pool)

@@ -9,7 +9,16 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from poolscope import events as e
 from poolscope.events import AcquireSource, CloseReason, FailureReason
 from poolscope.testing.postgres import PostgresServer
-from tests.instrument.psycopg.stage import ASYNC, ASYNC_NULL, async_stage, counts, kill
+from tests.instrument.psycopg.stage import (
+    ASYNC,
+    ASYNC_NULL,
+    async_stage,
+    can_close_to_return,
+    can_drain,
+    counts,
+    keeps_what_is_interrupted,
+    kill,
+)
 from tests.support import run
 
 BOTH = pytest.mark.parametrize("kind", [ASYNC, ASYNC_NULL])
@@ -27,7 +36,7 @@ def test_a_request_gets_a_connection_and_gives_it_back(postgres: PostgresServer,
                 stage.check()
             new = AcquireSource.NEW
             expected = [new, new if kind is ASYNC_NULL else AcquireSource.IDLE]
-            assert [each.source for each in stage.books.of(e.ConnectionAcquired)] == expected
+            assert [each.source for each in stage.of(e.ConnectionAcquired)] == expected
             assert stage.source.metrics.released == 2
 
     run(main())
@@ -58,7 +67,7 @@ def test_requests_wait_and_end_in_each_way(postgres: PostgresServer, kind: Any) 
                 FailureReason.CANCELLED: 1,
                 FailureReason.TIMEOUT: 1,
             }
-            assert stage.books.of(e.ConnectionAcquired)[-1].source is AcquireSource.HANDOFF
+            assert stage.of(e.ConnectionAcquired)[-1].source is AcquireSource.HANDOFF
             stage.check()
             refused = asyncio.create_task(pool.getconn())
             await stage.will_come(0, 1, 0, 1)
@@ -93,6 +102,7 @@ def test_one_that_comes_as_its_request_is_cancelled_is_not_lost(postgres: Postgr
     run(main())
 
 
+@keeps_what_is_interrupted
 def test_a_null_pool_is_cancelled_while_it_connects(postgres: PostgresServer) -> None:
     async def main() -> None:
         async with async_stage(postgres, ASYNC_NULL) as stage:
@@ -163,6 +173,7 @@ def test_one_that_does_not_pass_the_check_is_closed_for_that(postgres: PostgresS
     run(main())
 
 
+@can_drain
 def test_the_pool_closes_idle_ones_for_its_own_reasons(postgres: PostgresServer) -> None:
     async def main() -> None:
         async with async_stage(postgres, min_size=2, max_idle=0.2) as stage:
@@ -183,6 +194,7 @@ def test_the_pool_closes_idle_ones_for_its_own_reasons(postgres: PostgresServer)
     run(main())
 
 
+@can_close_to_return
 def test_close_may_give_back(postgres: PostgresServer) -> None:
     async def main() -> None:
         async with async_stage(postgres, close_returns=True) as stage:
@@ -199,5 +211,5 @@ def test_close_may_give_back(postgres: PostgresServer) -> None:
 
 def test_methods_stay_what_they_are(postgres: PostgresServer) -> None:
     for kind in (ASYNC, ASYNC_NULL):
-        for name in ("getconn", "putconn", "_connect", "check", "close", "drain", "resize"):
+        for name in ("getconn", "putconn", "_connect", "check", "close", "resize"):
             assert asyncio.iscoroutinefunction(getattr(kind, name)), name

@@ -9,7 +9,17 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from poolscope import events as e
 from poolscope.events import AcquireSource, CloseReason, ConnectFault, FailureReason
 from poolscope.testing.postgres import PostgresServer
-from tests.instrument.psycopg.stage import SYNC, SYNC_NULL, counts, kill, sync_stage, until
+from tests.instrument.psycopg.stage import (
+    SYNC,
+    SYNC_NULL,
+    can_close_to_return,
+    can_drain,
+    counts,
+    keeps_what_is_interrupted,
+    kill,
+    sync_stage,
+    until,
+)
 
 BOTH = pytest.mark.parametrize("kind", [SYNC, SYNC_NULL])
 
@@ -22,7 +32,7 @@ def test_a_request_gets_a_connection_and_gives_it_back(postgres: PostgresServer,
             assert stage.levels() == (0, 1, 0, 0)
             stage.check()
         stage.check()
-        acquired = stage.books.of(e.ConnectionAcquired)
+        acquired = stage.of(e.ConnectionAcquired)
         new = AcquireSource.NEW
         assert [each.source for each in acquired] == [new]
         assert stage.source.metrics.released == 1
@@ -32,7 +42,7 @@ def test_it_is_idle_the_second_time(postgres: PostgresServer) -> None:
     with sync_stage(postgres) as stage:
         for _ in range(3):
             stage.pool.putconn(stage.pool.getconn())
-        idle = [each.source for each in stage.books.of(e.ConnectionAcquired)][1:]
+        idle = [each.source for each in stage.of(e.ConnectionAcquired)][1:]
         assert idle == [AcquireSource.IDLE] * 2
         stage.check()
 
@@ -49,7 +59,7 @@ def test_a_request_waits_for_one_that_is_given_back(postgres: PostgresServer, ki
         stage.pool.putconn(first)
         thread.join()
         assert got == [first]
-        last = stage.books.of(e.ConnectionAcquired)[-1]
+        last = stage.of(e.ConnectionAcquired)[-1]
         assert last.source is AcquireSource.HANDOFF
         stage.check()
         stage.pool.putconn(first)
@@ -96,7 +106,7 @@ def test_requests_fail_when_the_pool_closes(postgres: PostgresServer, kind: Any)
         thread.join()
         assert stage.failures() == {FailureReason.CLOSED: 1}
         assert stage.levels() == (0, 1, 0, 0)
-        assert not stage.books.of(e.PoolClosed)
+        assert not stage.of(e.PoolClosed)
         stage.check()
         stage.pool.putconn(connection)
         assert stage.reasons() == {CloseReason.POOL_CLOSED: 1}
@@ -145,12 +155,13 @@ def test_a_null_pool_fails_to_connect_within_the_request(postgres: PostgresServe
         with pytest.raises(psycopg.OperationalError):
             stage.pool.getconn()
         assert stage.failures() == {FailureReason.CONNECT_FAILED: 1}
-        started, requested = stage.books.of(e.ConnectStarted), stage.books.of(e.ConnectionRequested)
+        started, requested = stage.of(e.ConnectStarted), stage.of(e.ConnectionRequested)
         assert started[0].request_id == requested[0].sequence
         stage.check()
 
 
 @BOTH
+@keeps_what_is_interrupted
 def test_an_interrupted_request_is_cancelled(postgres: PostgresServer, kind: Any) -> None:
     def interrupt(connection: Any) -> None:
         raise KeyboardInterrupt
@@ -274,6 +285,7 @@ def test_check_finds_those_that_are_broken(postgres: PostgresServer) -> None:
         stage.check()
 
 
+@can_drain
 def test_drain_makes_all_stale(postgres: PostgresServer) -> None:
     with sync_stage(postgres, min_size=2) as stage:
         connection = stage.pool.getconn()
@@ -284,7 +296,7 @@ def test_drain_makes_all_stale(postgres: PostgresServer) -> None:
         stage.pool.putconn(connection)
         assert stage.reasons() == {CloseReason.STALE: 2}
         stage.comes(2, 0, 0, 0)
-        assert [each.generation for each in stage.books.of(e.PoolDrained)] == [1]
+        assert [each.generation for each in stage.of(e.PoolDrained)] == [1]
         stage.check()
 
 
@@ -325,7 +337,7 @@ def test_resize_is_told_and_grows(postgres: PostgresServer) -> None:
         stage.comes(3, 0, 0, 0)
         stats = stage.source.stats()
         assert (stats.min_size, stats.max_size) == (3, 4)
-        (resized,) = stage.books.of(e.PoolResized)
+        (resized,) = stage.of(e.PoolResized)
         assert (resized.min_size, resized.max_size) == (3, 4)
         stage.check()
 
@@ -347,6 +359,7 @@ def test_what_is_not_on_loan_changes_nothing(postgres: PostgresServer, kind: Any
         stage.books.check(stage.source.stats())
 
 
+@can_close_to_return
 def test_close_may_give_back(postgres: PostgresServer) -> None:
     with sync_stage(postgres, close_returns=True) as stage:
         connection = stage.pool.getconn()
