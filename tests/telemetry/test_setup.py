@@ -123,6 +123,26 @@ print(*sorted(span.name for span in spans.get_finished_spans()))
     assert (receiver.metrics, receiver.traces) == ([], [])
 
 
+def test_a_meter_provider_of_the_program_hears_of_pools_until_it_ends_itself(
+    receiver: HttpReceiver,
+) -> None:
+    # At exit its last collection comes after our own end.
+    own = """
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
+metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(ConsoleMetricExporter())]))
+"""
+    hold = """
+import poolscope
+from sqlalchemy import QueuePool, create_engine
+engine = create_engine("sqlite://", poolclass=QueuePool)
+observed = poolscope.observe(engine)
+"""
+    printed = run(own + USE_A_POOL + hold, receiver)
+    assert catalog.MAX.name in printed
+
+
 def test_a_provider_of_the_program_goes_with_one_of_ours(receiver: HttpReceiver) -> None:
     run(OWN_PROVIDERS + OWN_TRACERS + USE_A_POOL + "asyncio.run(main())", receiver)
     assert (receiver.metric_names(), receiver.traces) == (ALL_METRICS, [])

@@ -84,7 +84,7 @@ def _begin(service_name: str | None, logs: bool) -> Telemetry:
         _send(telemetry, service_name, rules)
     if logs:
         telemetry.parts.append(log_pools())
-    atexit.register(telemetry.shutdown)
+    atexit.register(telemetry._end)
     return telemetry
 
 
@@ -112,10 +112,11 @@ def _send(telemetry: Telemetry, service_name: str | None, rules: SpanRules) -> N
         trace.set_tracer_provider(own_tracers)
         telemetry.own(own_tracers)
     if has_meters or own_meters is not None:
-        telemetry.parts.append(observe_pools(own_meters or meters, telemetry.exporter))
+        observer = observe_pools(own_meters or meters, telemetry.exporter)
+        (telemetry.guests if has_meters else telemetry.parts).append(observer)
     if has_tracers or own_tracers is not None:
         tracer = trace_pools(own_tracers or tracers, mode=rules.mode, threshold=rules.threshold)
-        telemetry.parts.append(tracer)
+        (telemetry.guests if has_tracers else telemetry.parts).append(tracer)
 
 
 def _providers(
@@ -164,6 +165,8 @@ class Telemetry:
         self._workers: dict[Provider, _Worker] = {}
         self.parts: list[Switch] = []
         """What hears of pools."""
+        self.guests: list[Switch] = []
+        """What hears of them for providers of the program's own."""
         self.exporter: PoolExporter | None = None
         """What sends metrics; it counts what it could not send."""
         self.span_exporter: RenewedSpanExporter | None = None
@@ -193,10 +196,17 @@ class Telemetry:
 
         What an endpoint did not take until then is lost. May be called again.
         """
+        done = self._end(timeout)
+        for guest in self.guests:
+            guest.close()
+        return done
+
+    def _end(self, timeout: float = PATIENCE) -> bool:
+        # At the end of a program its own providers collect once more, perhaps after this.
         if self.ended:
             return True
         self.ended = True
-        atexit.unregister(self.shutdown)
+        atexit.unregister(self._end)
         before = self._losses()
         done = self._within(timeout, _shut_down) and self._losses() == before
         # Only now, for the metrics are read once more at the end.
