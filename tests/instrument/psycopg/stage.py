@@ -115,9 +115,11 @@ def until(holds: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def kill(server: PostgresServer, connection: Any) -> None:
-    """Have the server end a connection, which finds out in its next query."""
-    server.disconnect(connection.info.backend_pid)
+def kill(server: PostgresServer, *ids: int) -> None:
+    """Have the server end connections, or all there are; they find out in their next query."""
+    doomed = set(ids) or {client.id for client in server.clients()}
+    server.disconnect(*doomed)
+    until(lambda: doomed.isdisjoint(client.id for client in server.clients()))
 
 
 def counts(stage: Stage) -> Counter[str]:

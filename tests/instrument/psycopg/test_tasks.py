@@ -124,7 +124,7 @@ def test_one_that_the_server_ended_is_broken(postgres: PostgresServer, kind: Any
         async with async_stage(postgres, kind) as stage:
             with suppress(psycopg.OperationalError):
                 async with stage.pool.connection() as connection:
-                    kill(postgres, connection)
+                    kill(postgres, connection.info.backend_pid)
                     await connection.execute("select 1")
             assert stage.reasons() == {CloseReason.BROKEN: 1}
             await stage.will_come(0 if kind is ASYNC_NULL else 1, 0, 0, 0)
@@ -163,7 +163,7 @@ def test_one_that_cannot_be_reset_is_closed_for_that(postgres: PostgresServer) -
 def test_one_that_does_not_pass_the_check_is_closed_for_that(postgres: PostgresServer) -> None:
     async def main() -> None:
         async with async_stage(postgres, check=ASYNC.check_connection) as stage:
-            postgres.disconnect(*(client.id for client in postgres.clients()))
+            kill(postgres)
             async with stage.pool.connection() as connection:
                 await connection.execute("select 1")
             assert stage.reasons() == {CloseReason.VALIDATION: 1}
@@ -177,7 +177,7 @@ def test_one_that_does_not_pass_the_check_is_closed_for_that(postgres: PostgresS
 def test_the_pool_closes_idle_ones_for_its_own_reasons(postgres: PostgresServer) -> None:
     async def main() -> None:
         async with async_stage(postgres, min_size=2, max_idle=0.2) as stage:
-            postgres.disconnect(postgres.clients()[0].id)
+            kill(postgres, postgres.clients()[0].id)
             await stage.pool.check()
             await stage.will_come(2, 0, 0, 0)
             assert stage.reasons() == {CloseReason.VALIDATION: 1}

@@ -179,7 +179,7 @@ def test_an_interrupted_request_is_cancelled(postgres: PostgresServer, kind: Any
 def test_one_that_the_server_ended_is_broken(postgres: PostgresServer, kind: Any) -> None:
     with sync_stage(postgres, kind) as stage:
         with suppress(psycopg.OperationalError), stage.pool.connection() as connection:
-            kill(postgres, connection)
+            kill(postgres, connection.info.backend_pid)
             connection.execute("select 1")
         assert stage.reasons() == {CloseReason.BROKEN: 1}
         stage.comes(0 if kind is SYNC_NULL else 1, 0, 0, 0)
@@ -220,7 +220,7 @@ def test_one_whose_rollback_fails_is_broken(postgres: PostgresServer) -> None:
     with sync_stage(postgres) as stage:
         connection = stage.pool.getconn()
         connection.execute("select 1")
-        kill(postgres, connection)
+        kill(postgres, connection.info.backend_pid)
         stage.pool.putconn(connection)
         assert stage.reasons() == {CloseReason.BROKEN: 1}
         stage.comes(1, 0, 0, 0)
@@ -268,7 +268,7 @@ def test_one_is_in_use_until_it_is_reset(postgres: PostgresServer) -> None:
 
 def test_one_that_does_not_pass_the_check_is_closed_for_that(postgres: PostgresServer) -> None:
     with sync_stage(postgres, check=SYNC.check_connection) as stage:
-        postgres.disconnect(*(client.id for client in postgres.clients()))
+        kill(postgres)
         with stage.pool.connection() as connection:
             assert connection.execute("select 1").fetchone() == (1,)
         assert stage.reasons() == {CloseReason.VALIDATION: 1}
@@ -278,7 +278,7 @@ def test_one_that_does_not_pass_the_check_is_closed_for_that(postgres: PostgresS
 
 def test_check_finds_those_that_are_broken(postgres: PostgresServer) -> None:
     with sync_stage(postgres, min_size=2) as stage:
-        postgres.disconnect(postgres.clients()[0].id)
+        kill(postgres, postgres.clients()[0].id)
         stage.pool.check()
         assert stage.reasons() == {CloseReason.VALIDATION: 1}
         stage.comes(2, 0, 0, 0)
