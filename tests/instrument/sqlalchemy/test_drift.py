@@ -120,6 +120,24 @@ def test_an_engine_in_use_is_right_from_the_first_reading(stage: Stage, options:
     stage.bare(body, **options)
 
 
+def test_a_connect_under_way_is_known_when_it_is_done(stage: Stage) -> None:
+    def body(engine: Engine) -> None:
+        sources = []
+
+        @event.listens_for(engine, "do_connect", once=True)
+        def look(*_: object) -> None:
+            sources.append(observe(engine))
+
+        with engine.connect():
+            assert levels(sources[0])[0] == 0
+        assert levels(sources[0]) == (1, 0, 0, 0)
+        with engine.connect():
+            assert levels(sources[0]) == (0, 1, 0, 0)
+        sources[0].close()
+
+    stage.bare(body)
+
+
 def test_threads_that_wait_already_are_counted(postgres: PostgresServer) -> None:
     stage = Stage("postgresql+psycopg", postgres)
 

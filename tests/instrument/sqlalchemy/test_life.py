@@ -5,6 +5,8 @@ import gc
 import inspect
 import logging
 import os
+import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Dialect, Engine, create_engine, event, text
 from sqlalchemy.pool import (
     AssertionPool,
     AsyncAdaptedQueuePool,
@@ -32,6 +34,7 @@ from poolscope.testing.postgres import PostgresServer
 from tests.instrument.sqlalchemy.stage import levels
 
 CLASSES: list[type] = [
+    Dialect,
     Engine,
     Pool,
     AssertionPool,
@@ -241,6 +244,26 @@ def test_a_forked_child_counts_what_is_its_own(postgres: PostgresServer) -> None
     cycle(engine)
     engine.dispose()
     assert levels(source) == (0, 0, 0, 0)
+    source.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_child_does_not_count_threads_that_wait_in_its_parent(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/shop.db", pool_size=1, max_overflow=0)
+    source = observe(engine)
+
+    def child() -> None:
+        assert levels(source) == (0, 0, 0, 0)
+
+    with engine.connect():
+        thread = threading.Thread(target=cycle, args=(engine,))
+        thread.start()
+        while not engine.pool._pool.not_empty._waiters:  # type: ignore[attr-defined]
+            time.sleep(0.001)
+        in_child(child)
+        assert levels(source) == (0, 1, 0, 1)
+    thread.join()
+    engine.dispose()
     source.close()
 
 

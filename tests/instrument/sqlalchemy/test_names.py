@@ -88,6 +88,11 @@ def test_applications_say_their_name_in_the_way_of_their_driver(url: str, argume
     assert named(url, connect_args=arguments)[0] == "checkout"
 
 
+def test_an_application_that_connects_in_its_own_way_may_say_its_name_in_the_url() -> None:
+    url = "postgresql+psycopg://db/shop?application_name=checkout"
+    assert named(url, creator=lambda: None)[0] == "checkout"
+
+
 def test_a_pool_alone_is_called_by_the_engine_that_has_it() -> None:
     engine = create_engine("postgresql+psycopg://db/shop")
     source = observe(engine.pool)
