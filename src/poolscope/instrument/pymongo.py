@@ -42,7 +42,7 @@ class PymongoLibrary(Library):
 
     name = "pymongo"
     distribution = "pymongo"
-    tried = "4.9 to 4.20"
+    tried = "4.13 to 4.20"
 
     def kinds(self) -> tuple[type, ...]:
         """Return the class for threads and that for asyncio."""

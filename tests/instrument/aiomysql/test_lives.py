@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import weakref
+from inspect import iscoroutinefunction
 from random import Random, SystemRandom
 from typing import Any
 
@@ -38,7 +39,7 @@ def test_everything_is_put_back(mariadb_server: MariadbServer) -> None:
         source = observe(pool)
         changed = {name for name, it in replaced().items() if before.get(name) is not it}
         assert {"Pool._acquire", "Pool.release", "Connection.close"} < changed
-        assert asyncio.iscoroutinefunction(Pool._acquire)
+        assert iscoroutinefunction(Pool._acquire)
         async with pool.acquire() as held:
             source.close()
             assert replaced() == before
@@ -123,6 +124,7 @@ def test_an_observed_pool_is_lost_as_any_other(mariadb_server: MariadbServer) ->
 
 
 @pytest.mark.usefixtures("instrumented")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_forked_child_has_none_of_it(mariadb_server: MariadbServer) -> None:
     async def main() -> None:
         async with stage(mariadb_server, maxsize=3) as on:

@@ -16,6 +16,7 @@ from pymongo.asynchronous.pool import Pool as AsyncPool
 from pymongo.errors import AutoReconnect, PyMongoError, WaitQueueTimeoutError
 from pymongo.synchronous.pool import Connection, Pool
 
+from poolscope import registry
 from poolscope.events import (
     AcquireFailed,
     AcquireSource,
@@ -24,6 +25,8 @@ from poolscope.events import (
     ConnectFailed,
     ConnectFault,
     ConnectionAcquired,
+    ConnectionClosed,
+    ConnectionReleased,
     FailureReason,
 )
 from poolscope.instrument import instrument, observe, uninstrument
@@ -96,8 +99,11 @@ def is_idle_for_long(on: Stage) -> None:
 
 def breaks_in_use(on: Stage) -> None:
     on.proxy.reset()
+    on.events.clear()
     with pytest.raises(AutoReconnect):
         on.client.admin.command("ping")
+    ends = [type(event) for event in on.events[-2:]]
+    assert ends == [ConnectionReleased, ConnectionClosed]
 
 
 def is_cleared_when_idle(on: Stage) -> None:
@@ -178,6 +184,8 @@ def test_two_clients_of_one_server_are_two_pools(mongo: FaultProxy) -> None:
     with stage(mongo) as first, stage(mongo) as second:
         names = [first.source.name, second.source.name]
         assert names == [f"127.0.0.1:{mongo.port}", f"127.0.0.1:{mongo.port}-2"]
+        # The pools that watch the server are none of the application's.
+        assert sorted(source.name for source in registry.live()) == names
         with first.pool.checkout():
             assert (first.levels(), second.levels()) == ((0, 1, 0, 0), (0, 0, 0, 0))
 
@@ -205,7 +213,6 @@ def test_an_observed_pool_is_lost_as_any_other(mongo: FaultProxy) -> None:
             with mine.checkout():
                 pass
             lost = weakref.ref(mine)
-            mine.close()
             gc.disable()
             try:
                 del mine
@@ -222,7 +229,7 @@ def test_an_observed_pool_is_lost_as_any_other(mongo: FaultProxy) -> None:
 
 
 @pytest.mark.usefixtures("instrumented")
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_forked_child_has_none_of_it(mongo: FaultProxy) -> None:
     with stage(mongo) as on, on.pool.checkout():
         with on.pool.checkout():
