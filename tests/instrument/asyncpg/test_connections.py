@@ -245,6 +245,23 @@ def test_who_waits_when_the_pool_is_terminated_is_refused(postgres: PostgresServ
 
 
 @floor
+def test_a_connect_that_the_pool_did_not_wait_for_is_no_failure(postgres: PostgresServer) -> None:
+    async def main() -> None:
+        async def end_the_pool(connection: Any) -> None:
+            on.pool.terminate()
+
+        async with stage(postgres, init=end_the_pool) as on:
+            with pytest.raises(asyncpg.InterfaceError, match="closing"):
+                await on.pool.acquire()
+            faults = [event.fault for event in on.of(ConnectFailed)]
+            assert faults == [ConnectFault.ABANDONED]
+            assert on.failures() == [FailureReason.CLOSED]
+            assert on.kinds()[-1] == "PoolClosed"
+
+    run(main())
+
+
+@floor
 def test_what_the_floor_lacks_is_opened_for_nobody(postgres: PostgresServer) -> None:
     async def main() -> None:
         async with stage(postgres, min_size=1) as on:

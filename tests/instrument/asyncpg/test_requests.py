@@ -151,6 +151,19 @@ def test_a_setup_that_fails_closes_the_connection(postgres: PostgresServer) -> N
     run(main())
 
 
+def test_a_setup_that_times_out_is_no_timeout_of_the_acquire(postgres: PostgresServer) -> None:
+    async def refuse(connection: Any) -> None:
+        raise TimeoutError("of its own")
+
+    async def main() -> None:
+        async with stage(postgres, setup=refuse) as on:
+            with pytest.raises(TimeoutError, match="of its own"):
+                await on.pool.acquire()
+            assert on.failures() == [FailureReason.VALIDATION_FAILED]
+
+    run(main())
+
+
 def test_who_gives_up_while_waiting_is_cancelled(postgres: PostgresServer) -> None:
     async def main() -> None:
         async with stage(postgres, max_size=1) as on, on.pool.acquire():
