@@ -1,0 +1,1 @@
+"""What Grafana, Prometheus and Alertmanager are given; `grafana/build.py` writes most of it."""

@@ -1,0 +1,1 @@
+"""What rules and dashboards are generated from: names, settings, and a module for each kind."""
