@@ -26,7 +26,7 @@ _VERSION = tuple(int(part) for part in psycopg_pool.__version__.split(".")[:3])
 can_drain = pytest.mark.skipif(_VERSION < (3, 3), reason="came with 3.3")
 can_close_to_return = can_drain
 keeps_what_is_interrupted = pytest.mark.skipif(
-    _VERSION < (3, 2, 8), reason="before 3.2.8 connections were lost so"
+    _VERSION < (3, 3, 2), reason="before 3.3.2 connections are lost so"
 )
 
 

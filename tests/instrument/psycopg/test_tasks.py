@@ -162,7 +162,7 @@ def test_one_that_cannot_be_reset_is_closed_for_that(postgres: PostgresServer) -
 
 def test_one_that_does_not_pass_the_check_is_closed_for_that(postgres: PostgresServer) -> None:
     async def main() -> None:
-        async with async_stage(postgres, check=ASYNC.check_connection) as stage:
+        async with async_stage(postgres, max_size=1, check=ASYNC.check_connection) as stage:
             kill(postgres)
             async with stage.pool.connection() as connection:
                 await connection.execute("select 1")

@@ -267,7 +267,7 @@ def test_one_is_in_use_until_it_is_reset(postgres: PostgresServer) -> None:
 
 
 def test_one_that_does_not_pass_the_check_is_closed_for_that(postgres: PostgresServer) -> None:
-    with sync_stage(postgres, check=SYNC.check_connection) as stage:
+    with sync_stage(postgres, max_size=1, check=SYNC.check_connection) as stage:
         kill(postgres)
         with stage.pool.connection() as connection:
             assert connection.execute("select 1").fetchone() == (1,)
