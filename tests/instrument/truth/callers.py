@@ -56,7 +56,7 @@ class Caller:
         patience = self.random.choice([0.005, 0.05, 1.0])
         outcome = "served"
         try:
-            async with _entered(load.subject.lease(patience)) as connection:
+            async with entered(load.subject.lease(patience)) as connection:
                 self.place = "busy"
                 self.entered += 1
                 try:
@@ -95,7 +95,7 @@ class Caller:
             await self.rest("holding")
             if self.random.random() < 0.1:
                 raise Whim
-            if self.load.subject.farewells and self.random.random() < 0.1:
+            if self.random.random() < 0.1 * len(self.load.subject.farewells):
                 await self.part(connection)
         finally:
             with suppress(*self.load.subject.trouble):
@@ -121,7 +121,7 @@ class Caller:
 
 
 @asynccontextmanager
-async def _entered(lease: Any) -> Any:
+async def entered(lease: Any) -> Any:
     """Enter a context, whether or not that is to be waited for."""
     if hasattr(lease, "__aenter__"):
         async with lease as connection:

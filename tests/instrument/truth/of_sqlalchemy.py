@@ -1,12 +1,13 @@
 """The pools of SQLAlchemy, over drivers of each kind."""
 
+import gc
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, ClassVar
 
 import asyncpg
-from sqlalchemy import NullPool, create_engine
+import sqlalchemy.ext.asyncio
+from sqlalchemy import NullPool
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.instrument.truth.subjects import PATIENCE, SIZE, Subject
 from tests.instrument.truth.views import MariadbView, PostgresView
@@ -34,7 +35,9 @@ class SqlalchemyPsycopg(Subject):
     def open(self) -> None:
         self.farewells = {"detached": _detach, "invalidated": _invalidate, "renewed": _renew}
         self.asking = frozenset({"renewed"})
-        self.pool = create_engine(self.url, connect_args=self.arguments(), **self.options)
+        self.pool = sqlalchemy.create_engine(
+            self.url, connect_args=self.arguments(), **self.options
+        )
 
     @property
     def url(self) -> str:
@@ -74,17 +77,19 @@ class SqlalchemyNull(SqlalchemyPsycopg):
 
 
 class SqlalchemyPymysql(SqlalchemyPsycopg):
-    """Of these drivers, only this one closes by itself what a pool leaves behind that is lent."""
+    """Of these drivers, only this one closes what a pool leaves to the garbage collector."""
 
     view = MariadbView
     expected = SqlalchemyPsycopg.expected | {"disturbed"}
     scheme = "mysql+pymysql"
+    gentle = True
 
     def arguments(self) -> dict[str, Any]:
         return {"database": self.server.tag}
 
-    def disturb(self) -> Any:
-        return self.pool.dispose()
+    def disturb(self) -> None:
+        self.pool.dispose()
+        gc.collect()
 
 
 class SqlalchemyAsyncpg(SqlalchemyPsycopg):
@@ -100,7 +105,9 @@ class SqlalchemyAsyncpg(SqlalchemyPsycopg):
         ways = {"detached": _detach, "invalidated": _invalidate, "renewed": _renew}
         self.farewells = {way: _in_loop(deed) for way, deed in ways.items()}
         self.asking = frozenset({"renewed"})
-        self.pool = create_async_engine(self.url, connect_args=self.arguments(), **self.options)
+        self.pool = sqlalchemy.ext.asyncio.create_async_engine(
+            self.url, connect_args=self.arguments(), **self.options
+        )
 
     async def ask(self, connection: Any, text: str) -> Any:
         return (await connection.exec_driver_sql(text)).scalar()

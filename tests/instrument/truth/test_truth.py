@@ -1,8 +1,5 @@
 """What is told of each library's pools, under load and faults, is what a real server shows."""
 
-import os
-import random
-
 import pytest
 
 from tests.instrument.truth.of_aiomysql import Aiomysql
@@ -21,7 +18,7 @@ from tests.instrument.truth.of_sqlalchemy import (
     SqlalchemyPymysql,
 )
 from tests.instrument.truth.subjects import Subject
-from tests.instrument.truth.witness import compared
+from tests.instrument.truth.witness import compared, seed
 
 MOMENTS = 200
 ALWAYS: set[type[Subject]] = {Psycopg, Asyncpg}
@@ -53,11 +50,9 @@ def parameter(subject: type[Subject]) -> object:
 def test_what_is_told_of_a_pool_is_what_the_server_shows(
     subject: type[Subject], request: pytest.FixtureRequest
 ) -> None:
-    seed = int(os.environ.get("POOLSCOPE_TRUTH_SEED") or random.SystemRandom().getrandbits(32))
-    print(f"repeat with POOLSCOPE_TRUTH_SEED={seed}")
     server = request.getfixturevalue(subject.view.server)
     with subject.view(server, f"truth_{subject.__name__.lower()}") as view:
-        seen = compared(subject, view, seed, MOMENTS)
+        seen = compared(subject, view, seed(), MOMENTS)
     assert seen["moments"] == MOMENTS
     missing = {what for what in subject.expected if not seen[what]}
     assert not missing, f"never happened: {missing}"

@@ -6,12 +6,15 @@ both are equal: in number, for idle and used each, and one by one where callers 
 numbers.
 """
 
+import gc
+import os
 import random
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
+from itertools import cycle
 from typing import Any
 
 from poolscope import instrument, registry, uninstrument
@@ -110,6 +113,8 @@ class Witness:
     def __init__(self, load: Load, rng: random.Random) -> None:
         self.load = load
         self.random = rng
+        self.deeds = cycle(["kill", "disturb", "nothing"])
+        self.tides = cycle([True, True, False])
         self.killed: set[int] = set()
         self.seen: Counter[str] = Counter()
         self.trouble = ""
@@ -129,10 +134,10 @@ class Witness:
             self.seen["disturbed"] += 1
 
     def disturb_at_rest(self) -> None:
-        chance = self.random.random()
-        if chance < 0.3:
+        deed = next(self.deeds)
+        if deed == "kill":
             self.kill()
-        elif chance < 0.6:
+        elif deed == "disturb":
             if self.load.disturb():
                 self.killed.update(self.held)
             self.seen["disturbed"] += 1
@@ -152,7 +157,7 @@ class Witness:
     def watch(self, moments: int) -> None:
         for moment in range(moments):
             self.disturb()
-            time.sleep(self.random.expovariate(150))
+            time.sleep(self.random.expovariate(250))
             if moment % EVERY:
                 self.look_at_motion()
             else:
@@ -171,11 +176,11 @@ class Witness:
         open_ = [sum(levels[:2]) for levels in (before, after)]
         most = max(open_) + before[2] + begun
         least = min(open_) - gone
-        # Who gives back may be at closing just now, and it is not closed until that is done.
-        shown_least = least - len(lost) - len(leaving)
         books.settle()
         lost |= self.lost(self.killed | load.cut)
+        # Who gives back may be at closing just now, and it is not closed until that is done.
         leaving |= self.leaving()
+        shown_least = least - len(lost) - len(leaving)
         stats = f"{before}, {after}; begun {begun}, gone {gone}, lost {lost}; {load.source}"
         assert shown_least <= len(shown), f"{len(shown)} at the server, not {stats}"
         assert least <= sum(told) <= most, f"{told} told, not {stats}"
@@ -221,7 +226,7 @@ class Witness:
         self.agree()
         self.disturb_at_rest()
         self.agree()
-        self.load.tide = self.random.random() < 0.7
+        self.load.tide = next(self.tides)
         self.load.halted = False
 
     def agree(self) -> None:
@@ -297,6 +302,7 @@ def conclude(load: Load, witness: Witness) -> None:
     requests = source.metrics.connection_requests
     assert requests == asked, f"{requests} requests, and {asked} were made"
     load.close()
+    gc.collect()  # for what SQLAlchemy leaves to that
     assert soon(lambda: not load.view.seen()), load.view.seen()
     assert witness.levels() == (0, 0, 0)
     if not load.subject.ends:
@@ -309,7 +315,14 @@ def conclude(load: Load, witness: Witness) -> None:
     assert not (counted := books.differences(source)), counted
 
 
-def compared(subject: type[Subject], view: View, seed: int, moments: int = 200) -> Counter[str]:
+def seed() -> int:
+    """Return what all that is random begins with, and say how to have the same again."""
+    chosen = int(os.environ.get("POOLSCOPE_TRUTH_SEED") or random.SystemRandom().getrandbits(32))
+    print(f"repeat with POOLSCOPE_TRUTH_SEED={chosen}")
+    return chosen
+
+
+def compared(subject: type[Subject], view: View, seed: int, moments: int) -> Counter[str]:
     """Compare so many moments; return how often what was seen."""
     rng = random.Random(seed)
     load = Load(subject(view, random.Random(rng.random())), view, rng)
