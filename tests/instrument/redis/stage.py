@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+import redis
+
 from poolscope.events import CloseReason, ConnectionClosed, Event
 from poolscope.instrument import observe
 from poolscope.instrument.source import ForeignPool
@@ -147,3 +149,9 @@ async def kill(server: RedisServer, *connections: Any) -> None:
     doomed = [await number(connection) for connection in connections]
     server.disconnect(*doomed)
     await until(lambda: not {each.id for each in server.clients()} & {*doomed})
+
+
+def blocked(server: RedisServer) -> int:
+    """How many wait for what does not come."""
+    with redis.Redis.from_url(server.url) as asking:
+        return int(asking.info("clients")["blocked_clients"])

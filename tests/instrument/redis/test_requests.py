@@ -242,6 +242,8 @@ def test_a_connect_given_up_is_abandoned(flavour: Flavour, redis_server: RedisSe
             try:
                 connecting = flavour.get_aside(on.pool)
                 await on.comes((0, 0, 1, 1))
+                for _ in range(10):  # until it waits for the server
+                    await asyncio.sleep(0)
                 connecting.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await connecting
@@ -307,6 +309,8 @@ def test_a_client_of_one_connection_holds_it_until_it_is_closed(
 def test_what_a_random_crowd_gives_up_and_breaks_is_what_the_server_shows(
     flavour: Flavour, redis_server: RedisServer
 ) -> None:
+    if flavour.in_loop and version(flavour.library).startswith("5.0."):
+        pytest.skip("what is given up while it connects blocks its pool")
     seed = random.SystemRandom().getrandbits(32)
     print(f"seed {seed}")
     rng = random.Random(seed)
