@@ -45,6 +45,8 @@ from poolscope.telemetry import catalog
 _IDLE = AcquireSource.IDLE
 _WAIT_BUCKETS = catalog.WAIT_BUCKETS
 _USE_BUCKETS = catalog.USE_BUCKETS
+_FIRST_WAIT = _WAIT_BUCKETS[0]
+_FIRST_USE = _USE_BUCKETS[0]
 
 K = TypeVar("K")
 
@@ -169,14 +171,10 @@ class Tally:
         source: AcquireSource, _connection: str,
     ) -> None:  # fmt: skip
         histogram = self.wait
-        if wait:
-            self.acquisition_times.append(wait * 1000)
-            bucket = bisect_left(_WAIT_BUCKETS, wait)
-            histogram.counts[bucket] += 1
-            histogram.sum += wait
-        else:
-            self.acquisition_times.append(0.0)
-            histogram.counts[0] += 1
+        self.acquisition_times.append(wait * 1000)
+        bucket = 0 if wait <= _FIRST_WAIT else bisect_left(_WAIT_BUCKETS, wait)
+        histogram.counts[bucket] += 1
+        histogram.sum += wait
         if source is not _IDLE:
             self.sources[source] += 1
 
@@ -186,10 +184,11 @@ class Tally:
     ) -> None:  # fmt: skip
         histogram = self.use
         self.release_times.append(reset * 1000)
-        bucket = bisect_left(_USE_BUCKETS, use)
+        bucket = 0 if use <= _FIRST_USE else bisect_left(_USE_BUCKETS, use)
         histogram.counts[bucket] += 1
         histogram.sum += use
-        self._release_time += reset
+        if reset:
+            self._release_time += reset
 
     def _acquired_in_turn(self, *fields: Any) -> None:
         with self._lock:
