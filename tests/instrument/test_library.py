@@ -283,3 +283,20 @@ def test_the_books_of_an_observed_pool_balance(toys: ToyLibrary) -> None:
     replay.check(source.stats())
     assert source.metrics.to_dict()["failures"] == {"timeout": 1}
     assert source.metrics.to_dict()["closed"] == {"broken": 1}
+
+
+def test_saturation_is_told_while_requests_wait_and_all_are_in_use(toys: ToyLibrary) -> None:
+    pool = ToyPool(size=1)
+    source, replay = observed(toys, pool), Replay()
+    source.bus.subscribe(replay)
+    out = pool.get()
+    waiting = source.requested()
+    source.queued(waiting)
+    source.queued(waiting)
+    assert source.stats().saturated_for > 0
+    replay.check(source.stats())
+    pool.put(out)
+    source.acquired(waiting, pool.idle[0])
+    assert source.stats().saturated_for == 0
+    assert source.stats().saturation_time > 0
+    assert replay.faults == []

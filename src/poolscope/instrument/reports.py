@@ -103,10 +103,13 @@ class Reports:
         raise NotImplementedError
 
     def publish(self, kind: type[Event], *fields: Any) -> None:
-        """Publish an event of this pool."""
+        """Publish an event of this pool, which happens now."""
+        self._publish_at(monotonic(), kind, *fields)
+
+    def _publish_at(self, now: float, kind: type[Event], *fields: Any) -> None:
         number = self.number()
         if self.bus.hooks[kind]:
-            self.bus.publish(kind, self.name, monotonic(), number, *fields)
+            self.bus.publish(kind, self.name, now, number, *fields)
 
     # Requests
 
@@ -130,12 +133,12 @@ class Reports:
         stats = self.stats()
         if 0 < stats.max_size <= stats.in_use:
             with self._lock:
-                waiting, begins = len(self.line), not self.strain.saturated
+                now, waiting, begins = monotonic(), len(self.line), not self.strain.saturated
                 if begins:
-                    self.strain.begin(monotonic(), waiting)
+                    self.strain.begin(now, waiting)
                 self.strain.peak_waiting = max(self.strain.peak_waiting, waiting)
             if begins:
-                self.publish(SaturationStarted, waiting)
+                self._publish_at(now, SaturationStarted, waiting)
 
     def acquired(self, request: int, connection: object) -> Connection | None:
         """Tell that a request got a connection; return what is known of that."""
@@ -188,7 +191,7 @@ class Reports:
         if self.line.pop(request, None) is None:
             return False
         if not self.line and (ended := self._end_saturation(now)) is not None:
-            self.publish(SaturationEnded, *ended)
+            self._publish_at(now, SaturationEnded, *ended)
         return True
 
     def _end_saturation(self, now: float) -> tuple[float, int] | None:
