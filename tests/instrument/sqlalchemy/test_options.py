@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from unittest.mock import Mock
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import QueuePool
 
 from poolscope import instrument, uninstrument
 from poolscope.instrument.sqlalchemy import LIBRARY
+from poolscope.telemetry.prometheus import PoolCollector
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +44,21 @@ def test_the_pool_of_an_engine_with_an_address_of_another_kind_is_observed() -> 
     engine = Engine(pool, Mock(), url)
     LIBRARY.introduce(engine)
     assert LIBRARY.source_of(pool) is not None
+
+
+def test_where_requests_wait_for_ever_no_time_is_shown_for_it() -> None:
+    def shown(timeout: float | None) -> str:
+        engine = create_engine("sqlite://", poolclass=QueuePool, pool_timeout=timeout)
+        source = LIBRARY.source_of(engine.pool)
+        assert source is not None
+        pools = generate_latest(registry).decode()
+        lines = [each for each in pools.splitlines() if f'"{source.name}"' in each]
+        source.close()
+        return "\n".join(lines)
+
+    registry = CollectorRegistry()
+    registry.register(PoolCollector())
+    assert "poolscope_acquire_timeout_seconds" in shown(7)
+    forever = shown(None)
+    assert "db_client_connection_max" in forever
+    assert "poolscope_acquire_timeout_seconds" not in forever

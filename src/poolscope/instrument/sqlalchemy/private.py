@@ -45,9 +45,10 @@ def omits(pool: Any) -> frozenset[str]:
         return UNKNOWN | _LIMIT - {catalog.MAX.name}
     if not isinstance(pool, QueuePool):
         return UNKNOWN | _LIMIT | _IDLE
-    return (
-        UNKNOWN | (_LIMIT if pool._max_overflow < 0 else set()) | (set() if pool.size() else _IDLE)
-    )
+    unknown = UNKNOWN | (_LIMIT if pool._max_overflow < 0 else set())
+    if pool.timeout() is None:  # requests wait for ever
+        unknown |= {catalog.ACQUIRE_TIMEOUT.name}
+    return unknown if pool.size() else unknown | _IDLE
 
 
 def limits(pool: Any) -> Levels:
@@ -62,7 +63,7 @@ def limits(pool: Any) -> Levels:
     return Levels(
         max_size=size + overflow,
         max_idle=size,
-        acquire_timeout=pool.timeout(),
+        acquire_timeout=pool.timeout() or 0.0,
         waiting=_waiting(pool._pool),
     )
 
