@@ -16,6 +16,8 @@ from tests.sdists import installed_from, source_of
 HERE = Path(__file__).parent
 LONGEST = 150.0
 """Seconds that a run may take."""
+AT_ONCE = 4
+"""Runs. Much of their time they sleep, but some measure how long things take."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,20 @@ class Result:
 def side_by_side(
     suite: Suite, folder: Path, only: Collection[str] = ()
 ) -> tuple[list[Result], list[Result]]:
-    """Run all parts of a suite at once, plain and observed; or only some of its tests."""
+    """Run all parts of a suite, plain and observed at the same time; or only some of its tests."""
     theirs = source_of(suite.distribution, suite.package)
     extras = installed_from(HERE / "requirements.lock")
     folder.mkdir()
     start = partial(run, suite, theirs, extras, only)
-    numbers = range(len(suite.parts))
-    with ThreadPoolExecutor(2 * len(numbers)) as threads:
-        plain = [threads.submit(start, n, "", folder / f"plain-{n}") for n in numbers]
-        observed = [
-            threads.submit(start, n, suite.library, folder / f"observed-{n}") for n in numbers
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        pairs = [
+            (
+                threads.submit(start, number, "", folder / f"plain-{number}"),
+                threads.submit(start, number, suite.library, folder / f"observed-{number}"),
+            )
+            for number in range(len(suite.parts))
         ]
-        return [each.result() for each in plain], [each.result() for each in observed]
+        return [plain.result() for plain, _ in pairs], [seen.result() for _, seen in pairs]
 
 
 def run(

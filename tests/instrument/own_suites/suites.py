@@ -79,11 +79,10 @@ def mariadb() -> Iterator[Served]:
 SLOW = "race or hanging or notify"
 """Tests of SQLAlchemy's QueuePool which sleep for half of the time."""
 
-SYNC = ("test_connection_pool.py", "test_connection.py", "test_multiprocessing.py")
-ASYNC = ("test_asyncio/test_connection_pool.py", "test_asyncio/test_connection.py")
+REDIS_FILES = ("connection_pool", "connection", "pipeline", "lock")
 REDIS_PARTS = (
-    tuple(f"tests/{name}" for name in SYNC),
-    tuple(f"tests/{name}" for name in ASYNC),
+    ("tests/test_multiprocessing.py", *(f"tests/test_{name}.py" for name in REDIS_FILES)),
+    tuple(f"tests/test_asyncio/test_{name}.py" for name in REDIS_FILES),
 )
 
 REDIS_OPTIONS = ("-p", "elsewhere", "-o", "asyncio_default_fixture_loop_scope=function")
@@ -104,13 +103,27 @@ SUITES = (
             (
                 "--dburi=sqlite+aiosqlite:///their.db",
                 "test/engine/test_reconnect.py",
-                "test/ext/asyncio",
+                "test/ext/asyncio/test_engine.py",
+                "test/ext/asyncio/test_cancellation.py",
             ),
         ),
         nothing,
         1000,
     ),
-    Suite("asyncpg", "asyncpg", "asyncpg", (("tests/test_pool.py",),), postgres, 200),
+    Suite(
+        "asyncpg",
+        "asyncpg",
+        "asyncpg",
+        (("tests/test_pool.py",),),
+        postgres,
+        1000,
+        left_out={
+            "tests/test_pool.py::TestPool::test_pool_config_persistence": (
+                "A pool that closes may end a connection which is just being opened; nobody asks "
+                "for the error of that, and the test fails in about every second plain run."
+            )
+        },
+    ),
     Suite("redis", "redis", "redis", REDIS_PARTS, redis, 500, REDIS_OPTIONS),
     Suite("valkey", "valkey", "valkey", REDIS_PARTS, valkey, 500, REDIS_OPTIONS),
     Suite("aiomysql", "aiomysql", "aiomysql", (("tests/test_pool.py",),), mariadb, 80),

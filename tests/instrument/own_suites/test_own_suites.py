@@ -1,6 +1,8 @@
 """The libraries' own tests of their pools end alike, whether the pools are instrumented or not."""
 
 import os
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -21,9 +23,11 @@ Test = tuple[int, str]
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.library)
 def test_their_tests_end_alike_instrumented_and_not(suite: Suite, tmp_path: Path) -> None:
     plain, observed = both(suite, tmp_path / "first")
-    assert sum(told.counts.get("ConnectionRequested", 0) for told in observed) >= suite.least
-    assert all(told.readings for told in observed)
-    assert not [complaint for told in observed for complaint in told.complaints]
+    for told in observed:
+        assert told.readings
+        assert not told.complaints
+        no_more_ends_than_beginnings(Counter(told.counts))
+    assert sum(told.counts["ConnectionRequested"] for told in observed) >= suite.least
     different = differing(suite, plain, observed)
     for time in range(AGAIN):
         if different:
@@ -34,7 +38,18 @@ def test_their_tests_end_alike_instrumented_and_not(suite: Suite, tmp_path: Path
     assert not different
 
 
-def both(suite: Suite, folder: Path, only: set[str] = frozenset()) -> tuple[list[Result], ...]:
+def no_more_ends_than_beginnings(counts: Counter[str]) -> None:
+    """What their tests leave open, or lent, has no end; but nothing ends twice."""
+    acquired, opened = counts["ConnectionAcquired"], counts["ConnectionOpened"]
+    ended = acquired + counts["AcquireTimedOut"] + counts["AcquireFailed"]
+    assert ended <= counts["ConnectionRequested"], counts
+    back = counts["ConnectionReleased"] + counts["LeakReclaimed"] + counts["ConnectionDetached"]
+    assert back <= acquired, counts
+    assert opened + counts["ConnectFailed"] <= counts["ConnectStarted"], counts
+    assert counts["PoolClosed"] <= counts["PoolOpened"], counts
+
+
+def both(suite: Suite, folder: Path, only: Collection[str] = ()) -> tuple[list[Result], ...]:
     try:
         plain, observed = side_by_side(suite, folder, only)
     except ServerMissingError as missing:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-INTERVAL = 0.05
+INTERVAL = 0.2
 """Seconds between two readings of the metrics."""
 
 
