@@ -111,8 +111,8 @@ class Books:
         failures[e.FailureReason.TIMEOUT] = counts[e.AcquireTimedOut]
         ended = counts[e.ConnectionReleased] + counts[e.ConnectionDetached]
         ended += counts[e.LeakReclaimed]
-        failed = sum(each.count for each in metrics.failed_wait.values())
-        gone = sum(metrics.closed.values()) + metrics.detached
+        failed = sum(each.count for each in list(metrics.failed_wait.values()))
+        gone = sum(list(metrics.closed.values())) + metrics.detached
         pairs: dict[str, tuple[object, object]] = {
             "acquired": (metrics.acquired, counts[e.ConnectionAcquired]),
             "waits": (metrics.wait.count, metrics.acquired),

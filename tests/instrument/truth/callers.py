@@ -31,7 +31,7 @@ class Caller:
 
     async def live(self) -> None:
         while self.load.goes_on:
-            await self.rest("away", 0.003 if self.load.tide else 0.06)
+            await self.rest("away", 0.003 if self.load.tide else 0.12)
             await self.load.stage.attempt(self.ask(), self)
         self.place = "away"
 

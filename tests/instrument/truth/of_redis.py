@@ -55,7 +55,14 @@ class Redis(Subject):
     @contextmanager
     def watched(self) -> Iterator[Any]:
         with self.client.pipeline() as pipeline:
-            pipeline.watch("truth")
+            self.beginning.add(pipeline)
+            try:
+                pipeline.watch("truth")
+            except BaseException:
+                pipeline.reset()
+                raise
+            finally:
+                self.beginning.remove(pipeline)
             yield pipeline.connection
 
     def ask(self, connection: Any, text: str) -> Any:
@@ -84,6 +91,7 @@ class RedisInLoop(Redis):
     in_loop = True
     expected = Redis.expected | {"CancelledError"}
     gentle = False
+    bears_all = False
     package = redis.asyncio
 
     @asynccontextmanager
@@ -97,7 +105,14 @@ class RedisInLoop(Redis):
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[Any]:  # type: ignore[override]
         async with self.client.pipeline() as pipeline:
-            await pipeline.watch("truth")
+            self.beginning.add(pipeline)
+            try:
+                await pipeline.watch("truth")
+            except BaseException:
+                await pipeline.reset()
+                raise
+            finally:
+                self.beginning.remove(pipeline)
             yield pipeline.connection
 
     async def ask(self, connection: Any, text: str) -> Any:

@@ -23,8 +23,8 @@ class SqlalchemyPsycopg(Subject):
     expected = Subject.expected | {"TimeoutError", "detached", "invalidated", "renewed"}
     scheme: ClassVar[str] = "postgresql+psycopg"
     options: ClassVar[dict[str, Any]] = {
-        "pool_size": SIZE - 2,
-        "max_overflow": 2,
+        "pool_size": SIZE - 1,
+        "max_overflow": 1,
         "pool_timeout": PATIENCE,
         "pool_recycle": 1,
     }

@@ -110,7 +110,8 @@ class Loop(Stage):
 
     def give_up(self, key: object, may: Callable[[], bool]) -> None:
         def cancel() -> None:
-            if (turn := self._turns.get(key)) is not None and may():
+            turn = self._turns.get(key)
+            if turn is not None and not turn.cancelling() and may():
                 turn.cancel()
 
         self._loop.call_soon_threadsafe(cancel)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from tests.instrument.truth.views import View
 
 SIZE = 4
-PATIENCE = 0.05
+PATIENCE = 0.04
 """Seconds a request may wait, where the pool has one limit for all."""
 
 
@@ -42,6 +42,8 @@ class Subject(ABC):
         self.farewells: dict[str, Callable[[Any], Any]] = {}
         """Ways to take a connection from the pool for good; each returns what then is to be closed,
         or None if the pool closes it."""
+        self.beginning: set[object] = set()
+        """Leases of which callers do not know yet that they have begun, and may have broken."""
         self.asking: frozenset[str] = frozenset()
         """Those of them after which the next use is a request of its own."""
 

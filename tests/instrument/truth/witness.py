@@ -25,7 +25,7 @@ from poolscope.telemetry.prometheus import PoolCollector
 from tests.instrument.truth.books import Books
 from tests.instrument.truth.callers import STILL, Caller
 from tests.instrument.truth.stages import Loop, Stage, Threads
-from tests.instrument.truth.subjects import SIZE, Subject, act
+from tests.instrument.truth.subjects import PATIENCE, SIZE, Subject, act
 from tests.instrument.truth.views import View
 from tests.servers.traces import soon
 from tests.telemetry.series import Series, key, of_families, scrape
@@ -113,7 +113,7 @@ class Witness:
     def __init__(self, load: Load, rng: random.Random) -> None:
         self.load = load
         self.random = rng
-        self.deeds = cycle(["kill", "disturb", "nothing"])
+        self.deeds = cycle(["kill", "disturb", "linger"])
         self.tides = cycle([True, True, False])
         self.killed: set[int] = set()
         self.seen: Counter[str] = Counter()
@@ -141,6 +141,8 @@ class Witness:
             if self.load.disturb():
                 self.killed.update(self.held)
             self.seen["disturbed"] += 1
+        else:
+            time.sleep(1.5 * PATIENCE)  # for requests to time out
 
     def kill(self) -> None:
         """Have the server end a connection that callers know, and wait until it is gone."""
@@ -178,7 +180,7 @@ class Witness:
         least = min(open_) - gone
         books.settle()
         lost |= self.lost(self.killed | load.cut)
-        # Who gives back may be at closing just now, and it is not closed until that is done.
+        # What they are at closing is not closed until that is done.
         leaving |= self.leaving()
         shown_least = least - len(lost) - len(leaving)
         stats = f"{before}, {after}; begun {begun}, gone {gone}, lost {lost}; {load.source}"
@@ -203,9 +205,11 @@ class Witness:
         numbers = self.load.books.numbers
         return {numbers.get(each, 0) for each in self.load.books.replay.open} & broken
 
-    def leaving(self) -> set[int]:
+    def leaving(self) -> set[object]:
+        """Return which callers may be at closing what they have, or had."""
         places = [caller.place for caller in self.load.callers]
-        return {number for number, place in enumerate(places) if place in ("leaving", "parting")}
+        leaving = {n for n, place in enumerate(places) if place in ("leaving", "parting")}
+        return leaving | self.load.subject.beginning
 
     @property
     def held(self) -> set[int]:
