@@ -227,6 +227,7 @@ def test_a_socket_that_stays_open_after_a_bad_greeting_is_counted(
             with pytest.raises(Rude):
                 await on.get()
             assert len(redis_server.clients()) == sum(on.levels()) == 1
+            assert on.source.metrics.opened == 1
 
     run(main())
 

@@ -106,6 +106,7 @@ def test_a_closed_pool_that_is_used_again_is_observed_again(
         await act(close())
         assert found(redis_server) == []
         await act(client.set("number", 2))
+        assert found(redis_server) == [before.name]
         again = observe(client)
         assert again is not before
         assert (again.name, again.stats().idle) == (before.name, 1)
@@ -235,8 +236,10 @@ def test_a_forked_child_counts_what_is_its_own(flavour: Flavour, redis_server: R
         await act(pool.release(await flavour.get(pool)))
 
     async def prepare(pool: Any) -> Any:
-        await use(pool)
-        return await flavour.get(pool)
+        """Leave one idle; return one that is lent."""
+        idle, lent = await flavour.get(pool), await flavour.get(pool)
+        await act(pool.release(idle))
+        return lent
 
     def numbers(source: Any) -> list[int]:
         stats, metrics = source.stats(), source.metrics
@@ -265,10 +268,10 @@ def test_a_forked_child_counts_what_is_its_own(flavour: Flavour, redis_server: R
         told = os.read(ours, 1000)
         os.close(ours)
         assert json.loads(told) == [[0, 0, 0, 0], [1, 0, 1, 1]]
-        assert numbers(source) == [0, 1, 2, 1]
+        assert numbers(source) == [1, 1, 2, 2]
         await say(lent, "PING")
         await act(pool.release(lent))
-        assert numbers(source) == [1, 0, 2, 1]
+        assert numbers(source) == [2, 0, 2, 2]
         await act(pool.disconnect())
 
     run(main())
