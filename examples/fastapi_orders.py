@@ -152,6 +152,13 @@ async def leak() -> None:
     leaked.append(session)
 
 
+@app.delete("/leak", status_code=204)
+async def mend() -> None:
+    """Give back all that was kept."""
+    while leaked:
+        await leaked.pop().close()
+
+
 @app.get("/healthz")
 async def healthz() -> dict[str, bool]:
     """Tell whether to send requests here; a saturated pool works, so it is ready."""

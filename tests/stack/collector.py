@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.stack.server import Server, answers, free_ports, get
+from tests.stack.server import Shown, answers, free_ports, get
 
 
-class Collector(Server):
+class Collector(Shown):
     """A Collector that takes OTLP and shows all that arrives, at once.
 
         with Collector(collector_binary) as collector:
