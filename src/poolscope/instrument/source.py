@@ -6,7 +6,7 @@ import os
 import weakref
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, Self
 
 from poolscope import registry
 from poolscope.events import PoolClosed, PoolOpened, SubscriberFailed
@@ -57,6 +57,12 @@ class ForeignPool(Reports):
         self.metrics.subscribe_to(self.bus, myself)
         _pools.add(self)
         self.publish(PoolOpened)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
     # What exporters read
 
