@@ -2,26 +2,27 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from stack.server import Server, answers, free_ports, get
 
+CONFIG = "prometheus/prometheus.yaml"
 Answer = list[dict[str, Any]]
 
 
 class Prometheus(Server):
     """A Prometheus that also takes metrics by OTLP.
 
-    `files` are those of its configuration, by name; `config.yaml` it begins with. `speed` is how
-    many times faster than usual its time goes by.
+    Before it starts, `files` are to hold those it reads, by their paths; it begins with
+    that of CONFIG. `speed` is how many times faster than usual its time goes by.
     """
 
-    def __init__(self, binary: Path, files: Mapping[str, str] | None = None, speed: float = 1):
+    def __init__(self, binary: Path, *, speed: float = 1) -> None:
         super().__init__(binary)
-        self.files = dict(files or {})
+        self.files: dict[str, str] = {}
         self._speed = speed
         (port,) = free_ports(1)
         self.address = f"127.0.0.1:{port}"
@@ -54,9 +55,11 @@ class Prometheus(Server):
 
     def _options(self) -> Sequence[str | Path]:
         for name, text in self.files.items():
-            (self.directory / name).write_text(text)
+            path = self.directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
         return [
-            f"--config.file={self.directory / 'config.yaml'}",
+            f"--config.file={self.directory / CONFIG}",
             f"--storage.tsdb.path={self.directory / 'data'}",
             f"--web.listen-address={self.address}",
             "--web.enable-otlp-receiver",

@@ -30,7 +30,7 @@ class Prometheus(Shown, stack.prometheus.Prometheus):
 
     def _options(self) -> Sequence[str | Path]:
         # JSON is YAML.
-        self.files["config.yaml"] = json.dumps(self.config)
+        self.files[stack.prometheus.CONFIG] = json.dumps(self.config)
         return super()._options()
 
 
