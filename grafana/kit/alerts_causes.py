@@ -36,6 +36,7 @@ def _connect_failing(kit: Kit) -> dict[str, Any]:
 
 
 def _utilization_high(kit: Kit) -> dict[str, Any]:
+    """Ask only those that are still there: a mean outlives its process."""
     name = names.UTILIZATION_HIGH
     mean = f"avg_over_time({names.UTILIZATION}[{kit.window(name)}])"
     return kit.alert(
@@ -43,6 +44,8 @@ def _utilization_high(kit: Kit) -> dict[str, Any]:
         f"""\
         max by ({G}) (
           {mean}
+          and on ({names.EACH})
+          {names.UTILIZATION}
         ) > {kit.above(name)}""",
         f"{WHO} is nearly full",
         f"""In the fullest process {SHARE} of the connections were in use, on average over

@@ -7,12 +7,9 @@ from typing import Any
 
 from grafana.kit import names
 from grafana.kit.alerting import DURATION, NUMBER, SHARE, SLO, WHO, Kit
-from grafana.kit.names import G
+from grafana.kit.names import EACH, G
 from grafana.kit.settings import Alert, Burn
 from poolscope.reasons import FailureReason
-
-EACH = f"instance, {G}"
-"""What makes a pool of one process."""
 
 
 def rules(kit: Kit) -> Iterator[dict[str, Any]]:
@@ -38,7 +35,7 @@ def _burn(kit: Kit, burn: Burn) -> dict[str, Any]:
         {names.slo_errors(burn.short)} > {limit}
         and
         {names.acquires(burn.long)} > {slo.guard:g}""",
-        f"{WHO} burns its error budget {burn.factor:g} times too fast",
+        f"{WHO} burns its error budget over {burn.factor:g} times as fast as it may",
         f"""In the last {burn.long}, {SHARE} of the requests for a connection failed or took longer
         than {slo.seconds:g} s, and it goes on. The objective allows {slo.budget * 100:g}% of them
         in {slo.period}.""",

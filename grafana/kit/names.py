@@ -28,6 +28,8 @@ GROUP = (JOB, ENVIRONMENT, POOL)
 Where the environment is not a label of the metrics, grouping by it changes nothing.
 """
 G = ", ".join(GROUP)
+EACH = f"{INSTANCE}, {G}"
+"""What makes a pool of one process."""
 USED = f'{STATE}="{catalog.STATE_USED}"'
 IDLE = f'{STATE}="{catalog.STATE_IDLE}"'
 

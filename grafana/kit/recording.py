@@ -148,12 +148,12 @@ def _levels() -> list[Rule]:
         _record(
             names.UTILIZATION,
             f"""\
-            sum by (instance, {G}) (
+            sum by ({names.EACH}) (
               {used}
             )
             /
             (
-              sum by (instance, {G}) (
+              sum by ({names.EACH}) (
                 {most}
               ) > 0
             )""",
