@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tests.instrument.truth.subjects import act
 
 if TYPE_CHECKING:
-    from tests.instrument.truth.witness import Load
+    from tests.instrument.truth.load import Load
 
 STILL = frozenset({"away", "waiting", "holding", "keeping"})
 """Where callers are who do nothing, and nothing more before they are told to."""
@@ -108,8 +108,8 @@ class Caller:
         self.place = "parting"
         self.outcomes[way] += 1
         load.cut.add(self.number)
-        self.asked += way in load.subject.asking
         kept = await act(load.subject.farewells[way](connection))
+        self.asked += way in load.subject.asking
         if kept is None:
             return
         load.kept.add(self.number)

@@ -5,7 +5,7 @@ from typing import Any
 
 import asyncpg
 
-from tests.instrument.truth.subjects import SIZE, Subject
+from tests.instrument.truth.subjects import PATIENCE, SIZE, Subject
 from tests.instrument.truth.views import PostgresView
 
 
@@ -43,7 +43,8 @@ class Asyncpg(Subject):
         )
 
     def lease(self, patience: float) -> AbstractAsyncContextManager[Any]:
-        return self.pool.acquire(timeout=patience)  # type: ignore[no-any-return]
+        # It is the limit of closing what has expired, too, of which nobody hears if it fails.
+        return self.pool.acquire(timeout=max(patience, 2 * PATIENCE))  # type: ignore[no-any-return]
 
     async def ask(self, connection: Any, text: str) -> Any:
         return await connection.fetchval(text)

@@ -1,7 +1,7 @@
 """The pools of SQLAlchemy, over drivers of each kind."""
 
 import gc
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from typing import Any, ClassVar
 
 import asyncpg
@@ -54,8 +54,15 @@ class SqlalchemyPsycopg(Subject):
 
 
 def _detach(connection: Any) -> Any:
+    driver = connection.connection.dbapi_connection
     connection.detach()
-    return connection.close
+
+    def close() -> None:
+        connection.close()
+        with suppress(Exception):
+            driver.close()  # SQLAlchemy does not, if it was broken
+
+    return close
 
 
 def _invalidate(connection: Any) -> None:

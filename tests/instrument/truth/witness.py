@@ -11,26 +11,19 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import cycle
-from typing import Any
 
 from poolscope import instrument, registry, uninstrument
 from poolscope.bus import ROOT
-from poolscope.instrument import ForeignPool, observe
 from poolscope.stats import PoolStats
 from poolscope.telemetry.prometheus import PoolCollector
-from tests.instrument.truth.books import Books
-from tests.instrument.truth.callers import STILL, Caller
-from tests.instrument.truth.stages import Loop, Stage, Threads
-from tests.instrument.truth.subjects import PATIENCE, SIZE, Subject, act
+from tests.instrument.truth.load import Load
+from tests.instrument.truth.subjects import PATIENCE, Subject
 from tests.instrument.truth.views import View
 from tests.servers.traces import soon
 from tests.telemetry.series import Series, key, of_families, scrape
 
-CALLERS = SIZE + 4
 REST = 10.0
 """Seconds in which everything must come to rest."""
 EVERY = 10
@@ -40,73 +33,6 @@ POOL = "db_client_connection_pool_name"
 COUNT = "db_client_connection_count"
 STATE = "db_client_connection_state"
 PENDING = "db_client_connection_pending_requests"
-
-
-class Load:
-    """One pool, its callers, and what is known of both."""
-
-    def __init__(self, subject: Subject, view: View, rng: random.Random) -> None:
-        self.subject = subject
-        self.view = view
-        self.books = Books(subject.reconnects)
-        self.stage: Stage = Loop() if subject.in_loop else Threads(CALLERS)
-        self.goes_on = True
-        self.halted = False
-        self.tide = True
-        """Whether many want to use the pool, or few."""
-        self.closed = True
-        self.cut: set[int] = set()
-        """Numbers of connections that callers broke, or may have broken."""
-        self.kept: set[int] = set()
-        """Numbers of connections that callers took for themselves."""
-        self.callers = [Caller(self, random.Random(rng.random())) for _ in range(CALLERS)]
-        self.lives: list[Future[None]] = []
-        self.source: ForeignPool
-
-    @contextmanager
-    def under_way(self) -> Iterator[None]:
-        """Open the pool and let callers at it; at the end all have gone home."""
-        self.stage.do(self._open())
-        self.lives = [self.stage.begin(each.live()) for each in self.callers]
-        try:
-            yield
-        finally:
-            self.goes_on = self.halted = False
-            for life in self.lives:
-                life.result(30)
-
-    async def _open(self) -> None:
-        # Both ways of being observed: all are, and this one is found by asking for it.
-        await act(self.subject.open())
-        self.closed = False
-        self.source = observe(self.subject.watch())
-        self.books.about(self.source)
-
-    def disturb(self) -> bool:
-        """Do to the pool what its owner may do; tell whether that cuts what is lent."""
-        return bool(self.stage.do(self._disturb()))
-
-    async def _disturb(self) -> Any:
-        return await act(self.subject.disturb())
-
-    def close(self) -> None:
-        """Close the pool, if it is open."""
-        if not self.closed:
-            self.closed = True
-            self.stage.do(self._close())
-
-    async def _close(self) -> None:
-        await act(self.subject.close())
-
-    @property
-    def outcomes(self) -> Counter[str]:
-        return sum((caller.outcomes for caller in self.callers), Counter())
-
-    @property
-    def rests(self) -> bool:
-        if self.goes_on and any(life.done() for life in self.lives):
-            raise AssertionError("a caller has died")
-        return STILL.issuperset(caller.place for caller in self.callers)
 
 
 class Witness:
@@ -142,7 +68,7 @@ class Witness:
                 self.killed.update(self.held)
             self.seen["disturbed"] += 1
         else:
-            time.sleep(1.5 * PATIENCE)  # for requests to time out
+            time.sleep(2.5 * PATIENCE)  # for requests to time out
 
     def kill(self) -> None:
         """Have the server end a connection that callers know, and wait until it is gone."""
