@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from grafana.kit import names
 from grafana.kit.alerting import COLLECTOR, DURATION, NUMBER, PIPELINE, SHARE, WHO, Kit
 from grafana.kit.names import G
 
-# With `_total` where the Collector sends them by OTLP, without where it shows them.
-_SIGNALS = "(spans|metric_points|log_records)(_total)?"
-_LOST = f'{{__name__=~"otelcol_exporter_(send|enqueue)_failed_{_SIGNALS}"}}'
-_REFUSED = f'{{__name__=~"otelcol_receiver_refused_{_SIGNALS}"}}'
+_SIGNALS = ("spans", "metric_points", "log_records")
+_FAILED = [f"otelcol_exporter_{what}_failed" for what in ("send", "enqueue")]
+_REFUSED = ["otelcol_receiver_refused"]
 _COLLECTOR = "the Collector {{ $labels.instance }}"
 
 
@@ -101,7 +100,7 @@ def _export_failing(kit: Kit) -> dict[str, Any]:
     name = names.COLLECTOR_EXPORT_FAILING
     return kit.alert(
         name,
-        f"sum by (job, instance, exporter) (\n  rate({_LOST}[{kit.window(name)}])\n) > 0",
+        _any_rises(_FAILED, "job, instance, exporter", kit.window(name)),
         f"{_COLLECTOR} loses what {{{{ $labels.exporter }}}} is to send",
         "Its retries are used up or its queue is full, and telemetry is dropped.",
         board=COLLECTOR,
@@ -128,12 +127,24 @@ def _refusing(kit: Kit) -> dict[str, Any]:
     name = names.COLLECTOR_REFUSING
     return kit.alert(
         name,
-        f"sum by (job, instance, receiver) (\n  rate({_REFUSED}[{kit.window(name)}])\n) > 0",
+        _any_rises(_REFUSED, "job, instance, receiver", kit.window(name)),
         f"{_COLLECTOR} refuses telemetry",
         """Its receiver {{ $labels.receiver }} turns away what services send, most often because
         the memory limiter does.""",
         board=COLLECTOR,
         component="collector",
+    )
+
+
+def _any_rises(counters: Sequence[str], by: str, window: str) -> str:
+    """Ask for each counter by itself: their labels are the same, so no range may hold two.
+
+    The name ends in `_total` if the Collector sends it by OTLP, and not if it shows it.
+    """
+    return "\nor\n".join(
+        f'sum by ({by}) (\n  rate({{__name__=~"{counter}_{signal}(_total)?"}}[{window}])\n) > 0'
+        for counter in counters
+        for signal in _SIGNALS
     )
 
 
