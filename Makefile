@@ -59,13 +59,18 @@ lock: $(uv) ## Update the lock files (LOCK_ARGS=--upgrade for newer versions)
 test-all: ## Run the tests on every Python of PYTHONS that is installed
 	+@tools/test_all $(PYTHONS)
 
-# Their own tests of 2.1 are tried by `make test`; 2.0 and 2.1 cannot be in one environment.
+# The newest versions are tried by `make test`; two of one library cannot be in one environment.
 compat: OLD = .venv-sqlalchemy-2.0
-compat: ## Run the tests that touch SQLAlchemy with its 2.0 line
+compat: OLDEST = .venv-oldest
+compat: ## Run the tests of libraries with SQLAlchemy 2.0, and with the oldest that can be observed
 	@$(MAKE) $(OLD)/.installed VENV=$(OLD)
 	@$(OLD)/bin/uv pip install --quiet --python $(OLD)/bin/python 'sqlalchemy>=2.0.58,<2.1'
-	@$(OLD)/bin/python -m pytest tests/sqlalchemy tests/connectors -m "not slow" \
-		--ignore tests/sqlalchemy/test_their_own_tests.py $(PYTEST_ARGS)
+	@$(OLD)/bin/python -m pytest tests/sqlalchemy tests/connectors tests/instrument/sqlalchemy \
+		-m "not slow" --ignore tests/sqlalchemy/test_their_own_tests.py $(PYTEST_ARGS)
+	@$(MAKE) $(OLDEST)/.installed VENV=$(OLDEST)
+	@$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --requirement tools/oldest.txt
+	@$(OLDEST)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS) \
+		$(addprefix tests/instrument/,aiomysql asyncpg psycopg pymongo redis sqlalchemy)
 
 stack-tools: ## Build the Collector and Prometheus that tests/stack needs (takes Go)
 	@tools/stack_tools
