@@ -20,10 +20,15 @@ AT_ONCE = 4
 """Runs. Much of their time they sleep, but some measure how long things take."""
 
 
+Test = tuple[int, str]
+"""The part of the suite, and what pytest calls the test: parts may have tests in common."""
+
+
 @dataclass(frozen=True)
 class Result:
     """How a run ended; if its pools were observed, what was seen of them too."""
 
+    part: int
     outcomes: dict[str, list[str]]
     """What is reported of each test: of its setup, its call and its teardown."""
     counts: dict[str, int] = field(default_factory=dict)
@@ -43,21 +48,24 @@ class Result:
 
 
 def side_by_side(
-    suite: Suite, folder: Path, only: Collection[str] = ()
+    suite: Suite, folder: Path, only: Collection[Test] = ()
 ) -> tuple[list[Result], list[Result]]:
     """Run all parts of a suite, plain and observed at the same time; or only some of its tests."""
     theirs = source_of(suite.distribution, suite.package)
     extras = installed_from(HERE / "requirements.lock")
     folder.mkdir()
-    start = partial(run, suite, theirs, extras, only)
+    numbers = sorted({number for number, _ in only}) or range(len(suite.parts))
+    pairs = []
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        pairs = [
-            (
-                threads.submit(start, number, "", folder / f"plain-{number}"),
-                threads.submit(start, number, suite.library, folder / f"observed-{number}"),
+        for number in numbers:
+            names = [name for part, name in only if part == number]
+            start = partial(threads.submit, run, suite, theirs, extras, number, names)
+            pairs.append(
+                (
+                    start("", folder / f"plain-{number}"),
+                    start(suite.library, folder / f"observed-{number}"),
+                )
             )
-            for number in range(len(suite.parts))
-        ]
         return [plain.result() for plain, _ in pairs], [seen.result() for _, seen in pairs]
 
 
@@ -65,8 +73,8 @@ def run(
     suite: Suite,
     theirs: Path,
     extras: Path,
-    only: Collection[str],
     number: int,
+    only: Collection[str],
     observe: str,
     folder: Path,
 ) -> Result:
@@ -94,4 +102,4 @@ def run(
             timeout=LONGEST,
         )
     assert told.exists(), output.read_text(encoding="utf-8")
-    return Result(**json.loads(told.read_text(encoding="utf-8")))
+    return Result(number, **json.loads(told.read_text(encoding="utf-8")))

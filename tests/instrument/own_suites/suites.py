@@ -87,6 +87,7 @@ REDIS_PARTS = (
 
 REDIS_OPTIONS = ("-p", "elsewhere", "-o", "asyncio_default_fixture_loop_scope=function")
 
+# The source distributions of psycopg and psycopg-pool have no tests.
 SUITES = (
     Suite(
         "sqlalchemy",

@@ -94,8 +94,6 @@ class Outcomes:
         crash = getattr(report.longrepr, "reprcrash", None)
         if crash is not None:
             words.append(anonymous(crash.message.partition("\n")[0]))
-        elif report.skipped and isinstance(report.longrepr, tuple):
-            words.append(report.longrepr[2])
         self._outcomes.setdefault(report.nodeid, []).append(": ".join(words))
 
     @pytest.hookimpl(trylast=True)
