@@ -60,7 +60,9 @@ def test_python_blocks_run(code: str, environment: dict[str, str]) -> None:
 
 
 def test_the_example_prints_what_the_readme_says(environment: dict[str, str]) -> None:
-    printed = run([sys.executable, "-c", blocks("python")[0]], environment)
+    before, _, _ = README.partition("```output")
+    code = [text for found, text in BLOCK.findall(before) if found == "python"][-1]
+    printed = run([sys.executable, "-c", code], environment)
     assert shape(printed) == shape(blocks("output")[0])
 
 
