@@ -15,10 +15,10 @@ if __name__ == "__main__":
     # Started as a script, Python looks for modules beside it only.
     sys.path[0] = str(ROOT)
 
-from grafana.kit import rules, settings  # noqa: E402
+from grafana.kit import dashboards, rules, settings  # noqa: E402
 from grafana.kit.settings import Settings  # noqa: E402
 
-PARTS: tuple[Callable[[Settings], Mapping[str, str]], ...] = (rules.files,)
+PARTS: tuple[Callable[[Settings], Mapping[str, str]], ...] = (rules.files, dashboards.files)
 """Each gives the texts of files by their paths below `grafana`; another kind is another line."""
 
 

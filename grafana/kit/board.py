@@ -61,12 +61,12 @@ def environment() -> Json:
     return _query("env", "Environment", ENVIRONMENT, COUNT, everything=".*")
 
 
-def job(series: str = COUNT, *matchers: str) -> Json:
+def job(*matchers: str, series: str = COUNT) -> Json:
     """Return the variable of the service."""
     return _query("job", "Job", JOB, series, *matchers)
 
 
-def instance(series: str = COUNT, *matchers: str) -> Json:
+def instance(*matchers: str, series: str = COUNT) -> Json:
     """Return the variable of the process."""
     return _query("instance", "Instance", INSTANCE, series, *matchers)
 
@@ -98,9 +98,12 @@ def alerts() -> Json:
     """Return the annotation of the alerts that fire on what is chosen above the board."""
     chosen = f'alertstate="firing", alertname=~"Pool.*", {JOB}=~"$job|", {POOL}=~"$pool|"'
     return _annotation(
-        "Alerts", f"max by (alertname, severity, {JOB}, {POOL}) (ALERTS{{{chosen}}})", "red",
-        f"{{{{alertname}}}} ({{{{severity}}}})", f"{{{{{JOB}}}}} {{{{{POOL}}}}}",
-    )  # fmt: skip
+        "Alerts",
+        f"max by (alertname, severity, {JOB}, {POOL}) (ALERTS{{{chosen}}})",
+        color="red",
+        title="{{alertname}} ({{severity}})",
+        text=f"{{{{{JOB}}}}} {{{{{POOL}}}}}",
+    )
 
 
 def restarts() -> Json:
@@ -113,7 +116,11 @@ def restarts() -> Json:
     began = f"group by ({who}) ({here}) unless group by ({who}) ({here} offset 2m)"
     anew = f"{total(f'resets({of(USE_COUNT)}[2m])', JOB, INSTANCE)} > 0"
     return _annotation(
-        "Restarts", f"({began}) or ({anew})", "blue", "New process", f"{{{{{JOB}}}}} {{{{{INSTANCE}}}}}"
+        "Restarts",
+        f"({began}) or ({anew})",
+        color="blue",
+        title="New process",
+        text=f"{{{{{JOB}}}}} {{{{{INSTANCE}}}}}",
     )
 
 
@@ -144,7 +151,11 @@ def _query(
         "label": label,
         "datasource": PROMETHEUS,
         "definition": query,
-        "query": {"qryType": 1, "query": query, "refId": "PrometheusVariableQueryEditor-VariableQuery"},
+        "query": {
+            "qryType": 1,
+            "query": query,
+            "refId": "PrometheusVariableQueryEditor-VariableQuery",
+        },
         "regex": "",
         "refresh": 2,
         "sort": 1,
@@ -158,7 +169,7 @@ def _query(
     }
 
 
-def _annotation(name: str, expr: str, color: str, title: str, text: str) -> Json:
+def _annotation(name: str, expr: str, *, color: str, title: str, text: str) -> Json:
     return {
         "name": name,
         "datasource": PROMETHEUS,

@@ -71,6 +71,11 @@ def runbook(settings: Settings, *alerts: str) -> list[Json]:
     return [_to(f"What to do: {alert}", f"{page}#{alert.lower()}", new=True) for alert in alerts]
 
 
+def runbook_page(settings: Settings) -> list[Json]:
+    """Return the link to all of the runbook."""
+    return [_to("Runbook", settings.links.runbook, new=True)]
+
+
 def of_series(*, instance: bool = False) -> Json:
     """Lead from a series to its pool alone, or to one process that has it."""
     chosen = {"job": names.JOB, "pool": names.POOL}
@@ -82,7 +87,9 @@ def of_series(*, instance: bool = False) -> Json:
 def of_row(uid: str = DETAIL) -> Json:
     """Lead from a row of a table to its pool, on the detail or the SLO board."""
     title = TITLES[uid].rpartition(" / ")[2]
-    return _detail(f"This pool: {title}", "__data.fields", {"job": names.JOB, "pool": names.POOL}, uid)
+    return _detail(
+        f"This pool: {title}", "__data.fields", {"job": names.JOB, "pool": names.POOL}, uid
+    )
 
 
 def _detail(title: str, of: str, chosen: Mapping[str, str], uid: str = DETAIL) -> Json:
@@ -96,11 +103,28 @@ def traces(span: str, longer_than: float) -> Json:
         f'{{ name = "{span}" && span.{catalog.POOL_NAME} =~ "${{pool:pipe}}"'
         f" && duration > {longer_than * 1000:g}ms }}"
     )
-    source = {"type": "tempo", "uid": "${traces}"}
+    return _explore(query)
+
+
+def traces_of_clients(longer_than: float) -> Json:
+    """Lead to the traces of the chosen services with a query that took so many seconds."""
+    query = (
+        f'{{ resource.service.name =~ ".*(${{job:pipe}})" && span.{catalog.SYSTEM} != nil'
+        f" && duration > {longer_than * 1000:g}ms }}"
+    )
+    return _explore(query)
+
+
+def _explore(query: str) -> Json:
     pane = {
         "datasource": "${traces}",
         "queries": [
-            {"refId": "A", "datasource": source, "queryType": "traceql", "query": query}
+            {
+                "refId": "A",
+                "datasource": {"type": "tempo", "uid": "${traces}"},
+                "queryType": "traceql",
+                "query": query,
+            }
         ],
         "range": {"from": "${__from}", "to": "${__to}"},
     }

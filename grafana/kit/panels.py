@@ -147,4 +147,3 @@ def panel(
         "options": options,
         "links": list(links),
     }
-

@@ -20,6 +20,8 @@ class Column:
     look: Look
     labels: Sequence[str] = ()
     """Labels of this query alone, which become columns before it."""
+    empty: str = "-"
+    """What stands in a row without a value."""
 
 
 def table(
@@ -45,7 +47,9 @@ def table(
         "cellHeight": "sm",
         "sortBy": [{"displayName": sort, "desc": True}],
     }
-    made = panel("table", title, about, queries, Look("none", empty=empty), (width, height), options)
+    made = panel(
+        "table", title, about, queries, Look("none", empty=empty), (width, height), options
+    )
     made["fieldConfig"]["defaults"]["custom"] = {"align": "auto", "filterable": True}
     linked = [_cells(name, {"links": list(each)}) for name, each in (links or {}).items()]
     made["fieldConfig"]["overrides"] = [*map(_looks, columns), *linked]
@@ -53,7 +57,7 @@ def table(
 
 
 def _looks(column: Column) -> Override:
-    shown = replace(column.look, empty="–").defaults()
+    shown = replace(column.look, empty=column.empty).defaults()
     properties = {key: value for key, value in shown.items() if key not in ("min", "max")}
     colored = {"custom.cellOptions": {"type": "color-text"}} if column.look.steps else {}
     return _cells(column.title, properties | colored)

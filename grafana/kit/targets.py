@@ -23,17 +23,17 @@ Json = dict[str, Any]
 
 PROMETHEUS = {"type": "prometheus", "uid": "${datasource}"}
 
-_JOB = f'{JOB}=~"$job"'
-_INSTANCE = f'{INSTANCE}=~"$instance"'
-_ENVIRONMENT = f'{ENVIRONMENT}=~"$env"'
-_POOL = f'{POOL}=~"$pool"'
-OF_POOLS = (_JOB, _INSTANCE, _ENVIRONMENT, _POOL)
+BY_JOB = f'{JOB}=~"$job"'
+BY_INSTANCE = f'{INSTANCE}=~"$instance"'
+BY_ENVIRONMENT = f'{ENVIRONMENT}=~"$env"'
+BY_POOL = f'{POOL}=~"$pool"'
+OF_POOLS = (BY_JOB, BY_INSTANCE, BY_ENVIRONMENT, BY_POOL)
 """Picks the pools that are chosen above the board."""
-OF_PROCESSES = (_JOB, _INSTANCE, _ENVIRONMENT)
+OF_PROCESSES = (BY_JOB, BY_INSTANCE, BY_ENVIRONMENT)
 """Picks processes, for series that say nothing of a pool."""
-OF_TARGETS = (_JOB, _INSTANCE)
+OF_TARGETS = (BY_JOB, BY_INSTANCE)
 """Picks what is no service, as a Collector."""
-OF_GROUPS = (_JOB, _ENVIRONMENT, _POOL)
+OF_GROUPS = (BY_JOB, BY_ENVIRONMENT, BY_POOL)
 """Picks the series of recording rules, which know no instance."""
 
 WELL = f'{ERROR_TYPE}=""'
@@ -104,6 +104,14 @@ def highest(expr: str, *by: str) -> str:
 
 def _aggregate(how: str, expr: str, by: Sequence[str]) -> str:
     return f"{how} by ({', '.join(by)}) ({expr})" if by else f"{how}({expr})"
+
+
+def either(counter: str, which: Sequence[str]) -> str:
+    """Return the rate of a counter of the Collector, by whichever of two names it has.
+
+    What it shows to be scraped has no suffix, what it sends by OTLP gets one.
+    """
+    return " or ".join(rate(of(name, which=which)) for name in (counter, f"{counter}_total"))
 
 
 def share(part: str, whole: str) -> str:

@@ -1,0 +1,21 @@
+"""The boards, as the files that Grafana reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+from grafana.kit import detail
+from grafana.kit.settings import Settings
+from grafana.kit.targets import Json
+
+BOARDS: Mapping[str, Callable[[Settings], Json]] = {"detail": detail.build}
+
+
+def files(settings: Settings) -> Mapping[str, str]:
+    """Return the texts of the boards by their paths below `grafana`."""
+    return {f"dashboards/{name}.json": _text(build(settings)) for name, build in BOARDS.items()}
+
+
+def _text(board: Json) -> str:
+    return json.dumps(board, indent=2, ensure_ascii=False) + "\n"
