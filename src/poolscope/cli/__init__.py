@@ -9,9 +9,12 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from poolscope._version import __version__
+from poolscope.assets import KITS
+from poolscope.cli.dashboards.address import parse_root
 from poolscope.cli.demo.interrupts import Interrupts
 from poolscope.cli.demo.scenario import PHASES
 from poolscope.cli.stats.address import Address, parse_address
@@ -66,7 +69,98 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The exit status is 1 if an address shows no pools. Behind a Collector --watch "
         "should not be shorter than the interval at which programs export.",
     ))  # fmt: skip
+    _add_export(commands.add_parser(
+        "export",
+        help="write the dashboards, rules and settings that come along",
+        description="Write the files of a kit: the boards of Grafana, the rules of Prometheus, "
+        "the settings of an OpenTelemetry Collector, or all of it with docker-compose.yml.",
+    ))  # fmt: skip
+    dashboards = commands.add_parser(
+        "dashboards",
+        help="send the dashboards to a Grafana",
+        description="What can be done with the dashboards that come along.",
+    )
+    _add_push(dashboards.add_subparsers(title="commands", metavar="COMMAND", required=True))
     return parser
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_export)
+    parser.add_argument("kit", choices=KITS, metavar="KIT", help=", ".join(KITS))
+    parser.add_argument("folder", type=Path, metavar="DIR", help="where to; made if need be")
+    parser.add_argument(
+        "--force", action="store_true", help="replace files that are there and differ"
+    )
+
+
+def _add_push(commands: Any) -> None:
+    parser = commands.add_parser(
+        "push",
+        help="save them by Grafana's HTTP API",
+        description="Save the dashboards in a Grafana, by its HTTP API. What is there already "
+        "is left as it is, unless --overwrite is given.",
+        epilog="The token is that of a service account with the role Editor. Whoever lists "
+        "processes sees an option: set GRAFANA_TOKEN instead.",
+    )
+    parser.set_defaults(run=_push)
+    parser.add_argument(
+        "--url", type=_grafana, required=True, help="root of the Grafana, as https://host/path"
+    )
+    parser.add_argument("--token", help="instead of GRAFANA_TOKEN in the environment")
+    parser.add_argument("--folder", metavar="NAME", help="title or uid; made if it is not there")
+    parser.add_argument(
+        "--datasource", metavar="NAME",
+        help="name or uid of the Prometheus to show at first (default: Grafana's default)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--boards",
+        type=Path,
+        metavar="DIR",
+        help="send the *.json there, not those that come along",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace boards that are there")
+    parser.add_argument("--dry-run", action="store_true", help="only look and tell")
+    parser.add_argument(
+        "--timeout", type=_seconds, default=10.0, metavar="SECONDS",
+        help="how long an answer may take (default: 10)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cafile", metavar="FILE", help="PEM certificates to trust for https://, not the system's"
+    )
+
+
+def _export(options: argparse.Namespace) -> int:
+    from poolscope.cli.export import run
+
+    return run(options.kit, options.folder, options.force)
+
+
+def _push(options: argparse.Namespace) -> int:
+    from poolscope.cli.dashboards.grafana import Server
+    from poolscope.cli.dashboards.push import Options, run
+
+    token = (options.token or os.environ.get("GRAFANA_TOKEN", "")).strip()
+    if not re.fullmatch(r"[!-~]+", token):
+        what = "the token has characters that no token has" if token else "there is no token"
+        print(
+            f"poolscope dashboards push: {what}; set GRAFANA_TOKEN to that of a service account "
+            "with the role Editor",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        return run(
+            Server(url=options.url, token=token, timeout=options.timeout, cafile=options.cafile),
+            Options(
+                folder=options.folder,
+                datasource=options.datasource,
+                boards=options.boards,
+                overwrite=options.overwrite,
+                dry_run=options.dry_run,
+            ),
+        )
+    except KeyboardInterrupt:
+        return 130
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
@@ -160,6 +254,13 @@ def _seconds(text: str) -> float:
 def _address(text: str) -> Address:
     try:
         return parse_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _grafana(text: str) -> str:
+    try:
+        return parse_root(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
