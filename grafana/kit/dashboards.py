@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
-from grafana.kit import detail
+from grafana.kit import collector, detail, fleet, slo
 from grafana.kit.settings import Settings
 from grafana.kit.targets import Json
 
-BOARDS: Mapping[str, Callable[[Settings], Json]] = {"detail": detail.build}
+BOARDS: Mapping[str, Callable[[Settings], Json]] = {
+    "detail": detail.build,
+    "fleet": fleet.build,
+    "slo": slo.build,
+    "collector": collector.build,
+}
 
 
 def files(settings: Settings) -> Mapping[str, str]:
