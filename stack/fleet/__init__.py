@@ -1,0 +1,1 @@
+"""A simulated fleet: how much many processes with pools ask of a Collector and a Prometheus."""

@@ -1,0 +1,96 @@
+"""How long Prometheus takes to answer what boards ask, and what rules spare it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from grafana import asked
+from grafana.asked import Json, Span
+from grafana.kit import names, rules, settings
+from poolscope.telemetry import catalog
+from stack.prometheus import Answer, Prometheus
+
+BOARDS = ("fleet", "detail", "slo")
+RECORDED = (
+    names.UTILIZATION_MAX,
+    names.acquires("5m"),
+    names.slo_errors("5m"),
+    names.slo_errors("1h"),
+    names.quantile(catalog.WAIT_TIME, "p99"),
+    names.quantile(catalog.USE_TIME, "p99"),
+)
+"""What boards and alerts ask for most, each a recording rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds that a number of queries took, one after the other."""
+
+    queries: int
+    total: float
+    slowest: float
+    what: str
+    """The panel that was the slowest."""
+
+
+def boards(prometheus: Prometheus, span: Span, job: str) -> Iterator[tuple[str, Times]]:
+    """Ask all that boards ask, of everything and of one service."""
+    for name in filter(lambda n: (asked.BOARDS / f"{n}.json").exists(), BOARDS):
+        board = asked.load(name)
+        for words, chosen in ((name, {}), (f"{name}, one service", {"job": job})):
+            yield words, _board(prometheus, board, span, chosen)
+
+
+def recorded(prometheus: Prometheus, span: Span) -> Iterator[tuple[str, float, float, bool]]:
+    """Ask for what rules record: by its name, and anew from the series themselves.
+
+    Yields also whether both have the same groups.
+    """
+    for name in RECORDED:
+        kept, quick = _time(prometheus, name, span)
+        anew, slow = _time(prometheus, expanded(name), span)
+        yield name, quick, slow, len(kept) == len(anew) > 0
+
+
+def expanded(name: str) -> str:
+    """Return the expression of a recording rule, with no other rule in it."""
+    expressions = {
+        rule["record"]: rule["expr"]
+        for group in rules.build(settings.load())["recording.yaml"]["groups"]
+        for rule in group["rules"]
+    }
+    return _expand(name, expressions)
+
+
+def _expand(promql: str, expressions: Mapping[str, str]) -> str:
+    return re.sub(
+        r"\w+:[\w:]+",
+        lambda match: f"({_expand(expressions[match[0]], expressions)})",
+        promql,
+    )
+
+
+def _board(prometheus: Prometheus, board: Json, span: Span, chosen: Mapping[str, str]) -> Times:
+    variables = asked.choices(board, **chosen) | span.variables()
+    times: list[tuple[float, str]] = []
+    for panel in asked.panels(board):
+        for target in asked.queries(panel):
+            promql = asked.fill(target["expr"], variables)
+            _, took = _time(prometheus, promql, span, instant=target.get("instant", False))
+            times.append((took, panel["title"]))
+    slowest, what = max(times)
+    return Times(len(times), sum(took for took, _ in times), slowest, what)
+
+
+def _time(
+    prometheus: Prometheus, promql: str, span: Span, *, instant: bool = False
+) -> tuple[Answer, float]:
+    begin = time.perf_counter()
+    if instant:
+        answer = prometheus.query(promql, span.end)
+    else:
+        answer = prometheus.query_range(promql, span.start, span.end, span.step)
+    return answer, time.perf_counter() - begin
