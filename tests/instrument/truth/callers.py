@@ -36,7 +36,8 @@ class Caller:
         self.place = "away"
 
     def may_give_up(self) -> bool:
-        return self.load.subject.bears_all or self.place != "leaving"
+        # Who parts has to close by itself what the pool no longer does.
+        return self.place != "parting" and (self.load.subject.bears_all or self.place != "leaving")
 
     async def rest(self, place: str, mean: float = 0.005) -> None:
         """Be somewhere for a while, and for as long as all are to stand still."""
