@@ -27,7 +27,10 @@ class Shared:
     """An engine on one connection in memory."""
 
     def __init__(self, kind: Any) -> None:
-        self.engine: Engine = create_engine("sqlite://", poolclass=kind)
+        # Whoever disposes of it closes connections of other threads.
+        self.engine: Engine = create_engine(
+            "sqlite://", poolclass=kind, connect_args={"check_same_thread": False}
+        )
         self.source: ForeignPool = observe(self.engine)
         self.events: list[Any] = []
         self.source.bus.subscribe(self.events.append)
@@ -131,8 +134,7 @@ def test_each_thread_has_a_connection_of_its_own() -> None:
         thread.join()
         on.expect(1, 1, 2, 1)
     on.expect(2, 0, 2, 2)
-    on.source.close()
-    gc.collect()
+    on.end()
 
 
 @pytest.mark.parametrize("kind", KINDS)
