@@ -85,19 +85,20 @@ async def no_trouble(load: Load) -> AsyncIterator[None]:
 async def leaks(load: Load) -> AsyncIterator[None]:
     """Have the first of the services keep one connection after the other."""
 
-    async def leak_on(service: str) -> None:
-        while True:
-            await load.ask("POST", f"{service}/leak")
-            await asyncio.sleep(load.seconds(0.5))
+    service, enough = load.targets[0], asyncio.Event()
 
-    service = load.targets[0]
-    leaking = asyncio.create_task(leak_on(service))
+    async def leak_on() -> None:
+        while not enough.is_set():
+            await load.ask("POST", f"{service}/leak")
+            await asyncio.sleep(min(load.seconds(0.5), 5))
+
+    leaking = asyncio.create_task(leak_on())
     try:
         yield
     finally:
-        leaking.cancel()
-        with suppress(asyncio.CancelledError):
-            await leaking
+        # A leak that still waits for a connection would be found later, by nobody.
+        enough.set()
+        await leaking
         await load.ask("DELETE", f"{service}/leak")
 
 
@@ -147,7 +148,7 @@ class Phase:
 
 CALM = Phase("calm", 8, "orders, which take milliseconds")
 BURST = Phase("burst", 14, "far more reports than connections", reports=40, seconds=0.4)
-SLOW = Phase("slow", 23, "slow reports on all connections but one", reports=9, seconds=2, orders=2)
+SLOW = Phase("slow", 25, "slow reports on all connections but one", reports=9, seconds=3, orders=2)
 LEAK = Phase("leak", 34, "one service keeps its connections, one after the other", leaks)
 OUTAGE = Phase("outage", 12, "the database ends all connections and takes none", outage)
 RECOVERY = replace(CALM, name="recovery", minutes=18, what="orders, as if nothing had been")

@@ -28,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def say(who: str, what: str) -> None:
     """Print a line of what happens."""
-    print(f"{time.strftime('%H:%M:%S')}  {who:<6} {what}", flush=True)
+    # In one piece, for alerts come by other threads.
+    sys.stdout.write(f"{time.strftime('%H:%M:%S')}  {who:<6} {what}\n")
+    sys.stdout.flush()
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
