@@ -14,8 +14,8 @@ from stack.prometheus import CONFIG
 
 _ROOT = Path(__file__).parent.parent
 _PACED = re.compile(
-    r"^(\s*(?:scrape_interval|evaluation_interval|group_wait|group_interval|repeat_interval): )"
-    r"(\d\w*)$",
+    r"^(\s*(?:scrape_interval|evaluation_interval|group_wait|group_interval|repeat_interval"
+    r"|flush_timeout): )(\d\w*)$",
     re.MULTILINE,
 )
 
@@ -38,6 +38,11 @@ def prometheus(
 def alertmanager(addresses: Mapping[str, str], speed: float) -> str:
     """Return the configuration of Alertmanager."""
     return _paced(_adapted("grafana/alertmanager/alertmanager.yaml", addresses), speed)
+
+
+def collector(speed: float) -> str:
+    """Return the configuration of the Collector, whose addresses are variables."""
+    return _paced(_adapted("otel-collector/config.yaml", {}), speed)
 
 
 def _adapted(path: str, addresses: Mapping[str, str]) -> str:

@@ -105,15 +105,11 @@ class Stack:
     def _make(self) -> None:
         """Make the servers, whose addresses are then known to each other."""
         self.prometheus = self._own(Prometheus(find("prometheus"), speed=self.speed))
-        self.collector = self._own(
-            Collector(
-                find("collector"),
-                {
-                    "PROMETHEUS": f"{self.prometheus.url}/api/v1/otlp",
-                    "TRACES": f"http://{self.traces.address}",
-                },
-            )
-        )
+        receivers = {
+            "PROMETHEUS": f"{self.prometheus.url}/api/v1/otlp",
+            "TRACES": self.traces.endpoint,
+        }
+        self.collector = self._own(Collector(find("collector"), receivers, self.speed))
         told = {"webhook-sink:8080": self.webhook.address}
         self.alertmanager = self._own(
             Alertmanager(find("alertmanager"), configs.alertmanager(told, self.speed))
