@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -71,6 +72,17 @@ def test_published_ports_are_those_that_are_listened_on() -> None:
     for name, service in services().items():
         for port in service.get("ports", []):
             assert int(port.rpartition(":")[2]) in LISTENS[name]
+
+
+@pytest.mark.parametrize("name", services())
+def test_each_service_listens_where_it_asks_itself(name: str) -> None:
+    service = services()[name]
+    for url in texts(service.get("healthcheck", {})):
+        if match := re.search(r"127\.0\.0\.1:(\d+)", url):
+            assert int(match[1]) in LISTENS[name]
+    for option, value in pairwise(service.get("command", [])):
+        if option == "--port":
+            assert int(value) in LISTENS[name]
 
 
 @pytest.mark.parametrize("name", services())
