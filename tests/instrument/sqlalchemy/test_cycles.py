@@ -204,7 +204,7 @@ def test_a_null_pool_has_physical_connections_and_no_limit(stage: Stage) -> None
             on.expect(0, 2)
             assert on.source.stats().max_size == 0
         on.expect(0, 0)
-        assert on.closed() == [CloseReason.IDLE] * 2
+        assert on.closed() == [CloseReason.EXCESS] * 2
         assert {"db.client.connection.max", "db.client.connection.idle.max"} <= on.source.omits
 
     stage.run(body, poolclass=NullPool)

@@ -152,11 +152,3 @@ def why_renewed(pool: Any, record: Any) -> CloseReason:
     """Tell why SQLAlchemy puts another connection in the place of one that it is to lend."""
     outdated = max(pool._invalidate_time, record._soft_invalidate_time) > record.starttime
     return CloseReason.STALE if outdated else CloseReason.LIFETIME
-
-
-def why_closed(pool: Any) -> CloseReason:
-    """Tell why a pool closes a connection that was given back to it.
-
-    A NullPool does so with each: it lets none be idle.
-    """
-    return CloseReason.IDLE if isinstance(pool, NullPool) else CloseReason.EXCESS

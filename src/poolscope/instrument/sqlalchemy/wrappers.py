@@ -22,7 +22,6 @@ from poolscope.instrument.sqlalchemy.private import (
     has_to_wait,
     is_lost,
     pool_of,
-    why_closed,
     why_invalid,
     why_renewed,
 )
@@ -216,7 +215,7 @@ def _close(inner: Inner) -> Inner:
             if reason is None and (args or options):  # to be terminated, but not invalid
                 reason = why_renewed(pool, record)
             elif reason is None:
-                reason = CloseReason.POOL_CLOSED if source.disposing else why_closed(pool)
+                reason = CloseReason.POOL_CLOSED if source.disposing else CloseReason.EXCESS
             source.broken_off(record, reason)
         return inner(record, *args, **options)
 
