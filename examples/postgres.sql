@@ -2,6 +2,6 @@
 \getenv shop_password SHOP_PASSWORD
 \getenv monitor_password MONITOR_PASSWORD
 create role shop login password :'shop_password';
-create role monitor login connection limit 3 password :'monitor_password';
+create role monitor login connection limit 4 password :'monitor_password';
 grant pg_monitor to monitor;
 create database shop owner shop;

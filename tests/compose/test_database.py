@@ -60,7 +60,7 @@ def test_who_monitors_reads_all_statistics_and_takes_few_connections(
     member = "select pg_has_role('monitor', 'pg_monitor', 'member')"
     assert asyncio.run(ask(prepared, member)) is True
     limit = "select rolconnlimit from pg_roles where rolname = 'monitor'"
-    assert asyncio.run(ask(prepared, limit)) == 3
+    assert asyncio.run(ask(prepared, limit)) == 4
 
 
 @pytest.mark.parametrize("role", PASSWORDS)

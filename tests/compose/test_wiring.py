@@ -29,9 +29,12 @@ CONFIGURATIONS = [
     "grafana/provisioning/datasources/datasources.yaml",
     "grafana/tempo/tempo.yaml",
     "otel-collector/config.yaml",
+    "otel-collector/config.postgresql.yaml",
 ]
 PLACE = re.compile(r"(?<![\w.-])([a-z][\w-]*(?:\.[\w-]+)*):(\d{4,5})(?!\d)")
 OURSELVES = {"localhost"}
+VARIABLE = re.compile(r"\$\{env:(\w+)(?::-([^}]*))?\}")
+"""Of the Collector's configurations."""
 
 
 def without_comments(text: str) -> str:
@@ -39,12 +42,12 @@ def without_comments(text: str) -> str:
 
 
 def texts(value: Any) -> list[str]:
-    """All texts of a document, without its keys."""
+    """All texts of a document, without its keys, and with the defaults of variables."""
     if isinstance(value, dict):
         return [text for each in value.values() for text in texts(each)]
     if isinstance(value, list):
         return [text for each in value for text in texts(each)]
-    return [str(value)]
+    return [VARIABLE.sub(lambda match: match[2] or "", str(value))]
 
 
 def places() -> list[tuple[str, str, int]]:
@@ -111,11 +114,16 @@ def test_prometheus_takes_what_the_collector_pushes() -> None:
 
 
 def test_the_variables_of_the_collector_are_those_it_reads() -> None:
-    text = without_comments((ROOT / "otel-collector/config.yaml").read_text())
-    read = dict(re.findall(r"\$\{env:(\w+)(:-[^}]*)?\}", text))
-    given = set(services()["otel-collector"]["environment"]) - {"GOMEMLIMIT"}
+    collector = services()["otel-collector"]
+    files = [argument.rpartition("/")[2] for argument in collector["command"]]
+    text = "\n".join(
+        without_comments((ROOT / "otel-collector" / file).read_text()) for file in files
+    )
+    read = dict(VARIABLE.findall(text))
+    given = set(collector["environment"]) - {"GOMEMLIMIT"}
     assert given <= set(read), "nobody reads these"
-    assert {name for name, default in read.items() if not default} <= given, "these are missing"
+    needed = {match[1] for match in VARIABLE.finditer(text) if match[2] is None}
+    assert needed <= given, "these are missing"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +152,7 @@ def test_the_pools_fit_into_the_database_but_fill_it() -> None:
     (limit,) = re.findall(r"max_connections=(\d+)", TEXT)
     orders = [each for name, each in services().items() if name.startswith("orders-")]
     promised = sum(each["environment"]["POOL_SIZE"] for each in orders)
-    reserved = 3 + 3 + 1  # superusers', the Collector's, and the load's
+    reserved = 3 + 4 + 1  # superusers', the Collector's, and the load's
     assert promised + reserved <= int(limit) < 2 * promised
 
 

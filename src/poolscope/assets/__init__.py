@@ -72,5 +72,7 @@ def _below(place: Path) -> Iterator[tuple[PurePosixPath, Path]]:
         return
     for path in sorted(place.rglob("*")):
         rest = path.relative_to(place)
-        if path.is_file() and not _LEFT_OUT.intersection(rest.parts):
+        # Hidden files are for linters.
+        hidden = path.name.startswith(".")
+        if path.is_file() and not hidden and not _LEFT_OUT.intersection(rest.parts):
             yield PurePosixPath(rest), path
