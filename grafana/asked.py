@@ -47,10 +47,10 @@ def load(name: str) -> Json:
     return board
 
 
-def panels(board: Json) -> Iterator[Json]:
-    """Yield all panels, those in collapsed rows too, but no rows."""
+def panels(board: Json, *, collapsed: bool = True) -> Iterator[Json]:
+    """Yield all panels but rows; those in collapsed rows, which ask nothing yet, if wanted."""
     for panel in board["panels"]:
-        yield from panel.get("panels", ())
+        yield from panel.get("panels", ()) if collapsed else ()
         if panel["type"] != "row":
             yield panel
 

@@ -13,7 +13,13 @@ from stack.prometheus import Prometheus
 
 _DAY = 86_400
 _OURS = f'job=~"{NAMESPACE}/.+"'
-_RECORDED = ".+:.+"
+_MADE = ".+:.+|ALERTS.*"
+"""Names of what rules make."""
+_PROCESSES = (
+    ("Prometheus", "prometheus", "process_resident_memory_bytes", "process_cpu_seconds_total"),
+    ("Collector", "otel-collector", "otelcol_process_memory_rss", "otelcol_process_cpu_seconds"),
+)
+"""Each with the metrics of its memory and of its time on processors."""
 _MEGA = 1e6
 _BLOCKS_A_DAY = 12
 
@@ -41,21 +47,13 @@ def figures(prometheus: Prometheus, block: Block, window: str) -> Iterator[tuple
         answer = prometheus.query(promql.replace("WINDOW", window))
         return float(answer[0]["value"][1]) if answer else float("nan")
 
-    ours, recorded = f'{{__name__!~"{_RECORDED}", {_OURS}}}', f'{{__name__=~"{_RECORDED}"}}'
+    ours, made = f'{{__name__!~"{_MADE}", {_OURS}}}', f'{{__name__=~"{_MADE}"}}'
     yield "series of the fleet", f"{number(f'count({ours})'):,.0f}"
-    yield "series of recording rules", f"{number(f'count({recorded})'):,.0f}"
+    yield "series of rules", f"{number(f'count({made})'):,.0f}"
     yield "active series in all", f"{number('prometheus_tsdb_head_series'):,.0f}"
     samples = number("sum(rate(prometheus_tsdb_head_samples_appended_total[WINDOW]))")
     yield "samples per second", f"{samples:,.0f}"
-    for name, job, memory, cpu in (
-        ("Prometheus", "prometheus", "process_resident_memory_bytes", "process_cpu_seconds_total"),
-        (
-            "Collector",
-            "otel-collector",
-            "otelcol_process_memory_rss",
-            "otelcol_process_cpu_seconds",
-        ),
-    ):
+    for name, job, memory, cpu in _PROCESSES:
         used = number(f'max_over_time({memory}{{job="{job}"}}[WINDOW])') / _MEGA
         yield f"memory of {name}, at most", f"{used:,.0f} MB"
         cores = number(f'rate({cpu}{{job="{job}"}}[WINDOW])')

@@ -78,9 +78,10 @@ class Fleet:
 
     def __init__(self, instances: int, pools: int, started: float) -> None:
         """Begin at a time, in seconds since 1970, with nothing sent."""
-        self._instances: Sequence[Instance] = [
+        self.instances: Sequence[Instance] = [
             Instance(number, pools, started) for number in range(instances)
         ]
+        self.size = instances
         self.exports = self.failed = 0
         self.late = 0.0
         """By how many seconds an export was later than it should have been, at most."""
@@ -88,14 +89,14 @@ class Fleet:
     def catch_up(self, exporter: MetricExporter, begin: float, end: float, interval: float) -> None:
         """Send what would have been sent between two times, as fast as it is taken."""
         for turn in range(int((end - begin) / interval)):
-            for instance in self._instances:
+            for instance in self.instances:
                 self._send(exporter, instance, begin + turn * interval)
 
     def run(self, exporter: MetricExporter, seconds: float, interval: float) -> None:
         """Send for so long as processes do that export at an interval, each at its own moment."""
-        start, count = time.time(), len(self._instances)
+        start, count = time.time(), self.size
         for turn in range(max(1, round(seconds / interval))):
-            for number, instance in enumerate(self._instances):
+            for number, instance in enumerate(self.instances):
                 due = start + (turn + number / count) * interval
                 left = due - time.time()
                 self.late = max(self.late, -left)

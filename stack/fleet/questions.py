@@ -12,6 +12,7 @@ from grafana.asked import Json, Span
 from grafana.kit import names, rules, settings
 from poolscope.telemetry import catalog
 from stack.prometheus import Answer, Prometheus
+from stack.server import get
 
 BOARDS = ("fleet", "detail", "slo")
 RECORDED = (
@@ -31,6 +32,8 @@ class Times:
 
     queries: int
     total: float
+    processor: float
+    """How long Prometheus was at work meanwhile, on all processors."""
     slowest: float
     what: str
     """The panel that was the slowest."""
@@ -45,13 +48,13 @@ def boards(prometheus: Prometheus, span: Span, job: str) -> Iterator[tuple[str, 
 
 
 def recorded(prometheus: Prometheus, span: Span) -> Iterator[tuple[str, float, float, bool]]:
-    """Ask for what rules record: by its name, and anew from the series themselves.
+    """Ask for what rules record, by its name and anew: how much work is it for the processors?
 
     Yields also whether both have the same groups.
     """
     for name in RECORDED:
-        kept, quick = _time(prometheus, name, span)
-        anew, slow = _time(prometheus, expanded(name), span)
+        kept, quick = _work(prometheus, name, span)
+        anew, slow = _work(prometheus, expanded(name), span)
         yield name, quick, slow, len(kept) == len(anew) > 0
 
 
@@ -76,13 +79,27 @@ def _expand(promql: str, expressions: Mapping[str, str]) -> str:
 def _board(prometheus: Prometheus, board: Json, span: Span, chosen: Mapping[str, str]) -> Times:
     variables = asked.choices(board, **chosen) | span.variables()
     times: list[tuple[float, str]] = []
-    for panel in asked.panels(board):
+    before = _processor(prometheus)
+    for panel in asked.panels(board, collapsed=False):
         for target in asked.queries(panel):
             promql = asked.fill(target["expr"], variables)
             _, took = _time(prometheus, promql, span, instant=target.get("instant", False))
             times.append((took, panel["title"]))
     slowest, what = max(times)
-    return Times(len(times), sum(took for took, _ in times), slowest, what)
+    total = sum(took for took, _ in times)
+    return Times(len(times), total, _processor(prometheus) - before, slowest, what)
+
+
+def _work(prometheus: Prometheus, promql: str, span: Span) -> tuple[Answer, float]:
+    before = _processor(prometheus)
+    answer, _ = _time(prometheus, promql, span)
+    return answer, _processor(prometheus) - before
+
+
+def _processor(prometheus: Prometheus) -> float:
+    """Return the seconds that its process has had, on all processors."""
+    page = get(f"{prometheus.url}/metrics")
+    return float(re.findall(r"^process_cpu_seconds_total (\S+)", page, re.MULTILINE)[0])
 
 
 def _time(

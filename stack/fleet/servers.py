@@ -33,24 +33,24 @@ class Administered(Prometheus):
 
 
 @contextmanager
-def servers() -> Iterator[tuple[Collector, Administered]]:
+def servers(speed: float = 1) -> Iterator[tuple[Collector, Administered]]:
     """Start both, as the repository configures them.
 
     Raises:
         ServerError: one of them has not been built, or does not start.
     """
     with ExitStack() as stack:
-        prometheus = Administered(find("prometheus"))
+        prometheus = Administered(find("prometheus"), speed=speed)
         stack.callback(prometheus.close)
-        receivers = {"PROMETHEUS": f"{prometheus.url}/api/v1/otlp", "TRACES": f"http://{_NOWHERE}"}
-        collector = Collector(find("collector"), receivers)
+        receivers = {"PROMETHEUS": f"{prometheus.url}/api/v1/otlp", "TRACES": _NOWHERE}
+        collector = Collector(find("collector"), receivers, speed)
         stack.callback(collector.close)
         addresses = {
             "localhost:9090": prometheus.address,
             "alertmanager:9093": _NOWHERE,
             "otel-collector:8888": collector.metrics_address,
         }
-        prometheus.files |= configs.prometheus(addresses, {}, 1)
+        prometheus.files |= configs.prometheus(addresses, {}, speed)
         prometheus.start()
         collector.start()
         yield collector, prometheus
