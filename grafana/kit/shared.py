@@ -51,7 +51,7 @@ def burn_rates(settings: Settings, width: int) -> Json:
 def burndown(settings: Settings, width: int) -> Json:
     """Show what is left of the budget over time."""
     return graph(
-        f"Error budget left, {settings.slo.period}",
+        "Error budget over time",
         f"""How much of the budget of the last {settings.slo.period} is left, and since when does it
         shrink? A steep fall is an incident, a slope is a pool that is always a little too slow.
         Below 0 the objective is missed.""",
