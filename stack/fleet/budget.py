@@ -8,7 +8,7 @@ from poolscope.reasons import ConnectFault, FailureReason
 from poolscope.telemetry import catalog, readings
 from poolscope.telemetry.catalog import Metric
 
-PER_INSTANCE = 2
+_NOT_OF_POOLS = 2
 """`poolscope_pools` and `target_info`."""
 
 
@@ -36,3 +36,8 @@ def most_series_per_pool() -> int:
     waits = len(FailureReason) * histogram_series(catalog.WAIT_TIME)
     creates = len(ConnectFault) * histogram_series(catalog.CREATE_TIME)
     return series_per_pool() + waits + creates
+
+
+def series_per_instance(pools: int) -> int:
+    """Return the series of a process in which nothing has failed."""
+    return pools * series_per_pool() + _NOT_OF_POOLS

@@ -1,13 +1,18 @@
 """The simulated fleet is like a real one, and what it is for can be measured."""
 
+import re
+import time
 from pathlib import Path
 
 import pytest
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 
 from poolscope.testing import run_virtual
+from stack.collector import Collector
 from stack.fleet import budget
 from stack.fleet.fleet import Fleet
 from stack.fleet.questions import BOARDS, RECORDED
+from stack.fleet.servers import servers
 from stack.fleet.trial import Plan, table, tried
 from tests.stack.scene import every_state
 from tests.telemetry.series import of_families, scrape
@@ -46,7 +51,7 @@ def test_no_pool_has_more_than_the_budget_says() -> None:
 
 def test_the_page_on_scaling_has_the_numbers_of_the_budget() -> None:
     page = SCALING.read_text()
-    pool, instance = budget.series_per_pool(), budget.series_per_pool() * 4 + budget.PER_INSTANCE
+    pool, instance = budget.series_per_pool(), budget.series_per_instance(4)
     for metric, series in budget.series_by_metric():
         assert f"| `{metric.name}` | {series} |" in page
     for number in (pool, budget.most_series_per_pool(), instance, instance * 500):
@@ -71,7 +76,7 @@ def test_a_fleet_is_pushed_through_a_collector_and_measured() -> None:
 
     assert measured["exports that failed"].startswith("0 of ")
     series = int(measured["series of the fleet"].replace(",", ""))
-    begun = INSTANCES * (POOLS * budget.series_per_pool() + budget.PER_INSTANCE)
+    begun = INSTANCES * budget.series_per_instance(POOLS)
     failed, rest = divmod(series - begun, 18)
     assert rest == 0
     assert 0 < failed <= INSTANCES * POOLS
@@ -80,3 +85,31 @@ def test_a_fleet_is_pushed_through_a_collector_and_measured() -> None:
         assert any(name.startswith(f"board {board}: ") for name in measured)
     for name in RECORDED:
         assert "other groups" not in measured[f"`{name}`"]
+
+
+class Dropping(Collector):
+    """A Collector with the configuration that the page on scaling adds."""
+
+    def _options(self) -> list[str | Path]:
+        path = self.directory / "added.yaml"
+        path.write_text(re.findall(r"^```yaml\n(.*?)^```", SCALING.read_text(), re.M | re.S)[0])
+        return [*super()._options(), "--config", path]
+
+
+@pytest.mark.servers
+@pytest.mark.usefixtures("collector_binary", "prometheus_binary")
+def test_what_the_page_drops_are_the_durations_of_failures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stack.fleet.servers.Collector", Dropping)
+    with servers() as (collector, prometheus):
+        exporter = OTLPMetricExporter(collector.grpc_endpoint, insecure=True)
+        fleet = Fleet(INSTANCES, POOLS, time.time() - 60)
+        assert "error.type" in "".join(
+            each.export(time.time()).to_json() for each in fleet.instances
+        )
+        fleet.run(exporter, 0.2, 0.2)
+        exporter.shutdown()
+        prometheus.wait_until(lambda: prometheus.query(f"count(poolscope_pools) == {INSTANCES}"))
+        (counted,) = prometheus.query('count({__name__!~".+:.+|ALERTS.*", job=~"fleet/.+"})')
+        assert int(counted["value"][1]) == INSTANCES * budget.series_per_instance(POOLS)
