@@ -61,6 +61,37 @@ async def main():
 asyncio.run(main())
 """
 )
+TRACES = (
+    BEGIN
+    + """
+async def main():
+    async with ConnectionPool(object, settings) as pool:
+        for _ in range(32):
+            await request(pool)
+        assert telemetry.force_flush()
+
+asyncio.run(main())
+"""
+)
+WAITS = (
+    BEGIN
+    + """
+async def hold(pool):
+    async with pool.connection():
+        await asyncio.sleep(0.1)
+
+async def main():
+    async with ConnectionPool(object, settings) as pool:
+        holder = asyncio.create_task(hold(pool))
+        await asyncio.sleep(0)
+        with tracer.start_as_current_span("patient"):
+            await pool.release(await pool.acquire(timeout=10))
+        await holder
+        assert telemetry.force_flush()
+
+asyncio.run(main())
+"""
+)
 SECRETS = (
     BEGIN
     + f"""
