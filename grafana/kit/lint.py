@@ -32,19 +32,19 @@ def matched(query: str, label: str) -> bool:
     return all(selector.matchers.get(label) == chosen for selector in selectors(query))
 
 
-def reason(query: str, label: str) -> str:
+def reason(query: str, label: str, board: Json) -> str:
     """Return why a query need not be limited.
 
     Raises:
         KeyError: there is no reason.
     """
-    for selector in selectors(query):
-        if selector.matchers.get(label) != ("=~", f"${label}"):
-            return next(
-                (why for start, why in REASONS.items() if selector.name.startswith(start)),
-                _SERVICES,
-            )
-    raise KeyError(query)
+    free = [s.name for s in selectors(query) if s.matchers.get(label) != ("=~", f"${label}")]
+    for start, why in REASONS.items():
+        if any(name.startswith(start) for name in free):
+            return why
+    if label in _variables(board):
+        raise KeyError(f"{query} on {board['title']} is not limited by {label}")
+    return _SERVICES
 
 
 def text(boards: Sequence[Json]) -> str:
@@ -75,7 +75,7 @@ def _entries(board: Json, label: str) -> Iterator[Json]:
                     "panel": panel["title"],
                     # Written so, or the linter does not read it.
                     "targetidx": str(index),
-                    "reason": reason(target["expr"], label),
+                    "reason": reason(target["expr"], label, board),
                 }
 
 
