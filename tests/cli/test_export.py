@@ -162,3 +162,10 @@ def test_a_wheel_has_the_same_files_as_a_checkout(
     call(installed, "-I", "-m", "poolscope", "export", kit, tmp_path / "there", cwd=tmp_path)
     expected = {path.as_posix(): source.read_bytes() for path, source in files(kit).items()}
     assert tree(tmp_path / "there") == expected
+
+
+@pytest.mark.slow
+def test_a_wheel_has_no_tests(installed: Path) -> None:
+    bundled = next(installed.parent.parent.glob("lib/*/site-packages/poolscope/assets/files"))
+    assert (bundled / "grafana/rules/alerts.yaml").is_file()
+    assert list(bundled.rglob("tests")) == []

@@ -103,6 +103,13 @@ def test_boards_start_with_the_datasource_that_is_named(
     ]
 
 
+def test_a_datasource_may_have_any_name(grafana: Grafana, boards: Path) -> None:
+    grafana.datasources["p2"] = ("Metrics / new? 100 %", "prometheus")
+    assert push(grafana, "--boards", boards, "--datasource", "Metrics / new? 100 %") == 0
+    variable = grafana.boards["pool-detail"]["templating"]["list"][0]
+    assert variable["current"]["value"] == "p2"
+
+
 def test_an_editor_who_may_not_see_datasources_names_one_by_uid(
     grafana: Grafana, boards: Path
 ) -> None:
@@ -271,11 +278,13 @@ def test_questions_without_an_answer_are_asked_again(
     assert "gave no answer within 0.05 s; give --timeout more" in complaint(capsys)
 
 
-def test_where_nothing_listens_is_said(boards: Path, capsys: Capture) -> None:
+@pytest.mark.parametrize("folder", [None, "x"])
+def test_where_nothing_listens_is_said(folder: str | None, boards: Path, capsys: Capture) -> None:
+    (boards / "fleet.json").unlink()
     pauses: list[float] = []
     port = closed_port()
     here = Server(url=f"http://127.0.0.1:{port}", token=TOKEN, pause=pauses.append)
-    assert run(here, Options(boards=boards, folder="x")) == 1
+    assert run(here, Options(boards=boards, folder=folder)) == 1
     assert f"nothing listens at 127.0.0.1:{port}; start Grafana" in complaint(capsys)
     assert pauses == [0.5, 1, 2]
 

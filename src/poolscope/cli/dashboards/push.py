@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 from dataclasses import dataclass
@@ -45,7 +44,8 @@ def run(server: Server, options: Options) -> int:
         place = _folder(grafana, options)
         if options.datasource is not None:
             uid, name = _datasource(grafana, options.datasource)
-            boards = {path: _showing(board, uid, name) for path, board in boards.items()}
+            for board in boards.values():
+                _show(board, uid, name)
     except Problem as problem:
         return _complain(f"nothing was sent: {problem}")
     failed = 0
@@ -121,13 +121,11 @@ def _datasource(grafana: Grafana, wanted: str) -> tuple[str, str]:
     )
 
 
-def _showing(board: Board, uid: str, name: str) -> Board:
-    """Return a board that starts with this datasource."""
-    changed = copy.deepcopy(board)
-    for variable in changed.get("templating", {}).get("list", []):
+def _show(board: Board, uid: str, name: str) -> None:
+    """Have a board start with this datasource."""
+    for variable in board.get("templating", {}).get("list", []):
         if variable.get("type") == "datasource" and variable.get("query") == "prometheus":
             variable["current"] = {"text": name, "value": uid}
-    return changed
 
 
 def _save(grafana: Grafana, board: Board, folder: str | None, options: Options) -> str:
