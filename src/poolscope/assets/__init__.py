@@ -24,6 +24,7 @@ KITS: Mapping[str, Mapping[str, str]] = {
             "docker-compose.yml",
             ".env",
             ".dockerignore",
+            "docs/operations.md",
             "docs/runbook.md",
             "examples",
             "grafana",
