@@ -15,7 +15,7 @@ from stack.prometheus import CONFIG
 _ROOT = Path(__file__).parent.parent
 _PACED = re.compile(
     r"^(\s*(?:scrape_interval|evaluation_interval|group_wait|group_interval|repeat_interval"
-    r"|flush_timeout): )(\d\w*)$",
+    r"|flush_timeout|collection_interval): )(\d\w*)$",
     re.MULTILINE,
 )
 
@@ -40,9 +40,9 @@ def alertmanager(addresses: Mapping[str, str], speed: float) -> str:
     return _paced(_adapted("grafana/alertmanager/alertmanager.yaml", addresses), speed)
 
 
-def collector(speed: float) -> str:
-    """Return the configuration of the Collector, whose addresses are variables."""
-    return _paced(_adapted("otel-collector/config.yaml", {}), speed)
+def collector(name: str, speed: float) -> str:
+    """Return one of the configurations of the Collector, whose addresses are variables."""
+    return _paced(_adapted(f"otel-collector/{name}", {}), speed)
 
 
 def _adapted(path: str, addresses: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -109,7 +110,9 @@ class Stack:
             "PROMETHEUS": f"{self.prometheus.url}/api/v1/otlp",
             "TRACES": self.traces.endpoint,
         }
-        self.collector = self._own(Collector(find("collector"), receivers, self.speed))
+        monitored = self._database_url("postgres", "monitor")
+        collector = Collector(find("collector"), receivers, self.speed, monitored)
+        self.collector = self._own(collector)
         told = {"webhook-sink:8080": self.webhook.address}
         self.alertmanager = self._own(
             Alertmanager(find("alertmanager"), configs.alertmanager(told, self.speed))
@@ -131,7 +134,7 @@ class Stack:
             "server.address": "127.0.0.1",
         }
         return {
-            "DATABASE_URL": self._database_url(DATABASE),
+            "DATABASE_URL": self._database_url(DATABASE, "shop"),
             "POOL_SIZE": "10",
             "POOL_TIMEOUT": "2",
             "LEAK_THRESHOLD": "5",
@@ -161,8 +164,10 @@ class Stack:
         scraped = {each.address: labels | {"instance": each.name} for each in self.replicas}
         return configs.prometheus(addresses, scraped, self.speed)
 
-    def _database_url(self, name: str) -> str:
-        return f"{self.postgres.url.rpartition('/')[0]}/{name}"
+    def _database_url(self, database: str, user: str = "") -> str:
+        parts = urlsplit(self.postgres.url)
+        who = f"{user}:{parts.password}@" if user else f"{parts.username}:{parts.password}@"
+        return f"postgresql://{who}{parts.hostname}:{parts.port}/{database}"
 
     def _hear_alert(self, told: Told) -> None:
         self._say("alert", str(told))
@@ -183,11 +188,15 @@ def find(name: str) -> Path:
 
 @contextmanager
 def _database() -> Iterator[PostgresServer]:
-    """A PostgreSQL with the database of the service."""
+    """A PostgreSQL with the roles and the database that examples/postgres.sql makes as well."""
 
     async def create() -> None:
         connection = await asyncpg.connect(server.url)
-        await connection.execute(f"create database {DATABASE}")
+        password = urlsplit(server.url).password
+        await connection.execute(f"create role shop login password '{password}'")
+        await connection.execute(f"create role monitor login password '{password}'")
+        await connection.execute("grant pg_monitor to monitor")
+        await connection.execute(f"create database {DATABASE} owner shop")
         await connection.close()
 
     with PostgresServer(max_connections=MOST_CONNECTIONS) as server:
