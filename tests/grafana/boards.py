@@ -18,7 +18,6 @@ BOARDS: dict[str, Json] = {
 }
 
 _FILLED = {
-    "__rate_interval": "1m",
     "__interval": "15s",
     "__range_s": "3600",
     "__range": "1h",
@@ -65,9 +64,9 @@ def folded(name: str) -> list[Json]:
     return [panel for row in BOARDS[name]["panels"] for panel in row.get("panels", ())]
 
 
-def filled(query: str, name: str) -> str:
+def filled(query: str, name: str, *, rate: str = "1m") -> str:
     """Fill in variables as Grafana does while all is chosen."""
-    for variable, value in _FILLED.items():
+    for variable, value in {"__rate_interval": rate, **_FILLED}.items():
         query = query.replace(f"${variable}", value)
     for variable in BOARDS[name]["templating"]["list"]:
         query = query.replace(f"${variable['name']}", variable.get("allValue", ""))
