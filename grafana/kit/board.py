@@ -144,7 +144,8 @@ def _source(name: str, label: str, kind: str) -> Json:
 def _query(
     name: str, label: str, key: str, series: str, *matchers: str, everything: str = ".+"
 ) -> Json:
-    query = f"label_values({series}{{{', '.join(matchers)}}}, {key})"
+    limited = f"{series}{{{', '.join(matchers)}}}" if matchers else series
+    query = f"label_values({limited}, {key})"
     return {
         "type": "query",
         "name": name,

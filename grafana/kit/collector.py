@@ -113,20 +113,9 @@ def _flows(settings: Settings) -> list[Json]:
 
 
 def _limits(settings: Settings) -> list[Json]:
-    heap = "otelcol_process_runtime_heap_alloc_bytes"
     return [
         queue_fill(settings, OF_TARGETS),
-        graph(
-            "Memory",
-            """Does memory come near the limit? Above its limit the memory limiter refuses all that
-            comes in. The process needs more than its heap.""",
-            [
-                Query(_named(_MEMORY, _MEMORY_BYTES), f"process {_INSTANCES}"),
-                Query(of(heap, which=OF_TARGETS), f"heap {_INSTANCES}"),
-            ],
-            Look("bytes", decimals=0, empty="no Collector"),
-            links=runbook(settings, names.COLLECTOR_REFUSING),
-        ),
+        _memory(settings),
         graph(
             "Processors used",
             """How many processors does the Collector keep busy? As many as it may use, and
@@ -147,19 +136,34 @@ def _limits(settings: Settings) -> list[Json]:
             _PROCESSING,
             ("processor",),
         ),
-        graph(
-            "Requests on their way",
-            """How many requests to the backends are not answered yet? If it stays at its limit, the
-            backend is slower than what comes in.""",
-            [
-                Query(
-                    total(of("otelcol_exporter_in_flight_requests", which=OF_TARGETS), "exporter"),
-                    "{{exporter}}",
-                )
-            ],
-            Look("short", decimals=0, empty="not told"),
-        ),
+        _in_flight(),
     ]
+
+
+def _memory(settings: Settings) -> Json:
+    heap = of("otelcol_process_runtime_heap_alloc_bytes", which=OF_TARGETS)
+    return graph(
+        "Memory",
+        """Does memory come near the limit? Above its limit the memory limiter refuses all that
+        comes in. The process needs more than its heap.""",
+        [
+            Query(_named(_MEMORY, _MEMORY_BYTES), f"process {_INSTANCES}"),
+            Query(heap, f"heap {_INSTANCES}"),
+        ],
+        Look("bytes", decimals=0, empty="no Collector"),
+        links=runbook(settings, names.COLLECTOR_REFUSING),
+    )
+
+
+def _in_flight() -> Json:
+    sent = total(of("otelcol_exporter_in_flight_requests", which=OF_TARGETS), "exporter")
+    return graph(
+        "Requests on their way",
+        """How many requests to the backends are not answered yet? If it stays at its limit, the
+        backend is slower than what comes in.""",
+        [Query(sent, "{{exporter}}")],
+        Look("short", decimals=0, empty="not told"),
+    )
 
 
 def _latency(title: str, about: str, histogram: str, by: Sequence[str]) -> Json:

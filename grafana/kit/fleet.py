@@ -189,21 +189,16 @@ def _room(settings: Settings) -> Json:
 
 
 def _worst(settings: Settings) -> list[Json]:
-    slo = settings.slo
-    p99 = names.quantile(catalog.WAIT_TIME, "p99")
-    failing = settings.alerts[names.ERROR_RATE_HIGH].above
+    return [*_felt(settings), *_behind(settings)]
+
+
+def _felt(settings: Settings) -> list[Json]:
+    slo, failing = settings.slo, settings.alerts[names.ERROR_RATE_HIGH].above
     return [
-        _top(
-            "Fullest",
-            "Which pools are full, and since when? The fullest process of each counts.",
-            group(names.UTILIZATION_MAX),
-            Look("percentunit", full(settings), 0, "no pool with a limit", most=1),
-            runbook(settings, names.UTILIZATION_HIGH),
-        ),
         _top(
             "Longest waits, p99",
             "At which pools do callers wait longest? The first line is the objective.",
-            group(p99),
+            group(names.quantile(catalog.WAIT_TIME, "p99")),
             Look("s", worse(slo.seconds, 5 * slo.seconds), 1, "no requests"),
             runbook(settings, names.WAIT_NEAR_TIMEOUT),
         ),
@@ -213,6 +208,25 @@ def _worst(settings: Settings) -> list[Json]:
             f"{group(names.acquire_failures('5m'))} > 0",
             Look("percentunit", worse(slo.budget, failing), 2, "nothing failed"),
             runbook(settings, names.ERROR_RATE_HIGH),
+        ),
+        _top(
+            "Most requests",
+            "Which pools are asked most? It tells whether trouble came with more traffic.",
+            group(names.acquires("5m")),
+            Look("reqps", decimals=1, empty="no requests"),
+            [],
+        ),
+    ]
+
+
+def _behind(settings: Settings) -> list[Json]:
+    return [
+        _top(
+            "Fullest",
+            "Which pools are full, and since when? The fullest process of each counts.",
+            group(names.UTILIZATION_MAX),
+            Look("percentunit", full(settings), 0, "no pool with a limit", most=1),
+            runbook(settings, names.UTILIZATION_HIGH),
         ),
         _top(
             "Most requests waiting",
@@ -227,13 +241,6 @@ def _worst(settings: Settings) -> list[Json]:
             highest(group(names.USE_OLDEST), *_BY),
             Look("s", decimals=0, empty="no telemetry"),
             runbook(settings, names.LEAK),
-        ),
-        _top(
-            "Most requests",
-            "Which pools are asked most? It tells whether trouble came with more traffic.",
-            group(names.acquires("5m")),
-            Look("reqps", decimals=1, empty="no requests"),
-            [],
         ),
     ]
 
