@@ -146,7 +146,7 @@ def test_secrets_do_not_come_through(collector_binary: Path, prometheus_binary: 
         run(SECRETS, behind.collector.http_endpoint, "http/protobuf")
         (till,) = behind.wait_for("till_seconds_count")
         behind.wait_for("traces_span_metrics_calls_total")
-        behind.traces("connect postgresql://db.internal/shop")
+        behind.collector.wait_until(lambda: behind.sink.traces)
         spans = [span for _, span in behind.sink.spans()]
         series = behind.prometheus.query('{__name__!=""}')
         exemplars = behind.prometheus.exemplars('{__name__!=""}')
@@ -155,6 +155,7 @@ def test_secrets_do_not_come_through(collector_binary: Path, prometheus_binary: 
     assert own == {"db_client_connection_pool_name", "kept", "target", "words"}
     assert till["metric"]["db_client_connection_pool_name"] == "postgresql://db.internal/shop"
     (span,) = spans  # not the one of a probe
+    assert span.name == "connect postgresql://db.internal/shop"
     assert plain(span.attributes) == {
         "target": "postgresql://db.internal/shop",
         "words": "host=db password=*** dbname=shop",
