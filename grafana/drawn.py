@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
@@ -23,11 +23,19 @@ PALETTE = ("#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#5794f2", "#b
 BACKGROUND, CARD, EDGE, FAINT, INK = "#111217", "#181b1f", "#2c3039", "#2c3039", "#d5d6de"
 _HEAT = LinearSegmentedColormap.from_list("heat", [CARD, "#7a3b0c", "#f2761b", "#ffdca8"])
 _SMALL = 7.0
-_ROOM = 76
+_ROOM = 66
 """Characters that a line of names has room for, with 6 for each line that is shown."""
 _TICKS = (5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
 
 Numbers = list[float]
+
+
+class Phase(NamedTuple):
+    """What somebody did to the service, and from when to when."""
+
+    start: float
+    end: float
+    name: str
 
 
 @dataclass(slots=True)
@@ -48,13 +56,14 @@ class Data:
     series: Sequence[Series]
     alerts: Sequence[tuple[float, float]] = ()
     """From when to when an alert was firing."""
+    phases: Sequence[Phase] = ()
 
 
 def draw(axes: Axes, panel: Json, data: Data) -> None:
-    """Draw a panel of any kind there is.
+    """Draw a panel.
 
     Raises:
-        KeyError: there is no such kind.
+        KeyError: it is of a kind that the main rows of the board do not have.
     """
     _KINDS[panel["type"]](axes, panel, data)
 
@@ -78,7 +87,9 @@ def _short(value: float, decimals: int | None) -> str:
 
 
 def _duration(value: float) -> str:
-    for size, word in ((60, "min"), (1, "s"), (1e-3, "ms")):
+    if abs(value) >= 120:
+        return f"{value / 60:.3g} min"
+    for size, word in ((1, "s"), (1e-3, "ms")):
         if abs(value) >= size:
             return f"{value / size:.3g} {word}"
     return f"{value * 1e6:.3g} µs" if value else "0 s"
@@ -117,11 +128,14 @@ def _timeseries(axes: Axes, panel: Json, data: Data) -> None:
         if look.get("transform") == "negative-Y":
             values = [-value for value in values]
         if look["stacking"]["mode"] == "normal":
-            low = base
-            values = [a + (0 if math.isnan(b) else b) for a, b in zip(base, values, strict=True)]
-            base = values
+            low, own = base, values
+            base = [a + (0 if math.isnan(b) else b) for a, b in zip(base, own, strict=True)]
+            # Where there is none of it, a line would be that of what is below.
+            values = [
+                total if value > 0 else math.nan for value, total in zip(own, base, strict=True)
+            ]
             axes.fill_between(
-                data.times, low, values, color=color, linewidth=0,
+                data.times, low, base, color=color, linewidth=0,
                 alpha=look.get("fillOpacity", 25) / 100, step=_step(look),
             )  # fmt: skip
         _line(axes, data.times, values, look, color, series.name)
@@ -169,11 +183,10 @@ def _thresholds(axes: Axes, defaults: Json) -> None:
 
 
 def _axes(axes: Axes, data: Data, defaults: Json) -> None:
-    for start, end in data.alerts:
-        axes.axvspan(start, end, color=COLORS["red"], alpha=0.10, linewidth=0)
     if defaults.get("custom", {}).get("scaleDistribution", {}).get("type") == "log":
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(which="minor", length=0)
     elif defaults.get("min") == 0:
         axes.set_ylim(bottom=0)
         if axes.get_ylim()[1] < 1e-9 or not data.series:
@@ -184,10 +197,23 @@ def _axes(axes: Axes, data: Data, defaults: Json) -> None:
         axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
     _clock(axes, data)
+    _happenings(axes, data)
     if not data.series:
         axes.text(
             0.5, 0.5, defaults.get("noValue", "no data"), transform=axes.transAxes,
             ha="center", va="center", color=INK, fontsize=9,
+        )  # fmt: skip
+
+
+def _happenings(axes: Axes, data: Data) -> None:
+    """Show below the lines when alerts were firing, and behind them what was done."""
+    for start, end in data.alerts:
+        axes.axvspan(start, end, ymin=0, ymax=0.025, color=COLORS["red"], linewidth=0)
+    for start, end, name in data.phases:
+        axes.axvspan(start, end, color="#ffffff", alpha=0.045, linewidth=0)
+        axes.text(
+            (start + end) / 2, 1.01, name, transform=axes.get_xaxis_transform(), ha="center",
+            va="bottom", fontsize=6.5, color=COLORS["text"],
         )  # fmt: skip
 
 
@@ -233,42 +259,15 @@ def _heatmap(axes: Axes, panel: Json, data: Data) -> None:
     ticks = range(1, len(bounded), 3)
     axes.set_yticks([*ticks], [_duration(bounded[tick - 1][0]) for tick in ticks])
     _clock(axes, data)
+    _happenings(axes, replace(data, alerts=()))
 
 
 def _bound(name: str) -> float:
     return float(name.replace("+Inf", "inf"))
 
 
-def _history(axes: Axes, panel: Json, data: Data) -> None:
-    """Draw a row of cells for each series."""
-    defaults = panel["fieldConfig"]["defaults"]
-    for row, series in enumerate(reversed(data.series)):
-        for start, end, value in _cells(data.times, series.values, panel.get("maxDataPoints", 90)):
-            color = COLORS[_named(value, defaults)]
-            axes.barh(row, end - start, left=start, height=0.8, color=color, alpha=0.8)
-    names = [series.name for series in reversed(data.series)]
-    axes.set_yticks(range(len(names)), names)
-    _clock(axes, data)
-
-
-def _cells(times: Numbers, values: Numbers, most: int) -> Iterator[tuple[float, float, float]]:
-    """Yield the highest value of each of so many parts of the time."""
-    each = max(1, math.ceil(len(times) / most))
-    for first in range(0, len(times) - 1, each):
-        last = min(first + each, len(times) - 1)
-        known = [value for value in values[first:last] if not math.isnan(value)]
-        if known:
-            yield times[first], times[last], max(known)
-
-
-def _named(value: float, defaults: Json) -> str:
-    steps = defaults["thresholds"]["steps"]
-    return [s["color"] for s in steps if s["value"] is None or value >= s["value"]][-1]
-
-
 _KINDS: Mapping[str, Callable[[Axes, Json, Data], None]] = {
     "stat": _stat,
     "timeseries": _timeseries,
     "heatmap": _heatmap,
-    "status-history": _history,
 }

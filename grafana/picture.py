@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +38,10 @@ except ImportError:
 
 from grafana import asked, drawn  # noqa: E402
 from grafana.asked import Json, Span  # noqa: E402
-from grafana.drawn import Data, Series  # noqa: E402
+from grafana.drawn import Data, Phase, Series  # noqa: E402
+
+if TYPE_CHECKING:
+    from stack.services import Said
 
 PICTURE = ROOT / "docs" / "pictures" / "pool-detail.png"
 JOB = "shop/orders"
@@ -59,10 +62,9 @@ class Asker:
     variables: Mapping[str, str]
     speed: float
 
-    def data(self, panel: Json, alerts: Sequence[tuple[float, float]]) -> Data:
+    def series(self, panel: Json) -> list[Series]:
         """Return what a panel shows."""
-        series = [each for query in asked.queries(panel) for each in self._series(panel, query)]
-        return Data(self._times(), series, alerts)
+        return [each for query in asked.queries(panel) for each in self._series(panel, query)]
 
     def firing(self, expr: str) -> list[tuple[float, float]]:
         """Return from when to when any of some series was there."""
@@ -79,7 +81,7 @@ class Asker:
         for each in self._ask(query["expr"]):
             name = _name(query["legendFormat"], each["metric"])
             values = {round(when, 3): float(value) for when, value in each["values"]}
-            numbers = [values.get(round(when, 3), math.nan) for when in self._times()]
+            numbers = [values.get(round(when, 3), math.nan) for when in self.times()]
             yield Series(name, numbers, _properties(name, overrides))
 
     def _ask(self, expr: str) -> Any:
@@ -90,20 +92,31 @@ class Asker:
         with opener.open(f"{self.url}/api/v1/query_range", question) as reply:
             return json.load(reply)["data"]["result"]
 
-    def _times(self) -> list[float]:
+    def times(self) -> list[float]:
+        """Return the times at which there may be a sample."""
         span = self.span
         return [
             span.start + n * span.step for n in range(int((span.end - span.start) / span.step) + 1)
         ]
 
 
-def picture(url: str, span: Span, speed: float, path: Path, job: str = JOB) -> None:
+def picture(
+    url: str, span: Span, speed: float, path: Path, job: str = JOB, phases: Sequence[Phase] = ()
+) -> None:
     """Draw the board over a span of time, and write it as PNG or SVG."""
     board = asked.load("detail")
-    variables = asked.choices(board, job=job) | span.variables()
-    asker = Asker(url, span, variables, speed)
-    annotation = board["annotations"]["list"][0]["expr"]
-    figure = _figure(board, asker, asker.firing(annotation))
+    asker = Asker(url, span, asked.choices(board, job=job) | span.variables(), speed)
+    alerts = asker.firing(board["annotations"]["list"][0]["expr"])
+    figure = _figure()
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        if place["y"] >= _BOTTOM:
+            break
+        if panel["type"] == "row":
+            _text(figure, place, panel["title"], size=10.5, weight="bold")
+        else:
+            data = Data(asker.times(), asker.series(panel), alerts, phases)
+            drawn.draw(_card(figure, panel), panel, data)
     path.parent.mkdir(parents=True, exist_ok=True)
     _save(figure, path)
     print(f"wrote {path}, {path.stat().st_size / 1000:.0f} kB")
@@ -119,7 +132,7 @@ def _save(figure: Figure, path: Path) -> None:
     Image.open(dots).convert("RGB").quantize(200).save(path, optimize=True)
 
 
-def _figure(board: Json, asker: Asker, alerts: Sequence[tuple[float, float]]) -> Figure:
+def _figure() -> Figure:
     matplotlib.rcParams.update(
         {
             "font.family": "DejaVu Sans",
@@ -130,17 +143,7 @@ def _figure(board: Json, asker: Asker, alerts: Sequence[tuple[float, float]]) ->
             "svg.fonttype": "none",
         }
     )
-    figure = Figure(figsize=(_WIDTH / _DOTS, _BOTTOM * _UNIT / _DOTS))
-    for panel in board["panels"]:
-        place = panel["gridPos"]
-        if place["y"] >= _BOTTOM:
-            break
-        if panel["type"] == "row":
-            _text(figure, place, panel["title"], size=10.5, weight="bold")
-        else:
-            axes = _card(figure, panel)
-            drawn.draw(axes, panel, asker.data(panel, alerts))
-    return figure
+    return Figure(figsize=(_WIDTH / _DOTS, _BOTTOM * _UNIT / _DOTS))
 
 
 def _card(figure: Figure, panel: Json) -> Any:
@@ -153,7 +156,7 @@ def _card(figure: Figure, panel: Json) -> Any:
     frame = Rectangle(corner, *size, facecolor=drawn.CARD, edgecolor=drawn.EDGE, lw=0.8, zorder=-1)
     figure.add_artist(frame)
     _text(figure, place, panel["title"], size=8.5, weight="normal", inset=12)
-    inner = (0.02, 0.06, 0.96, 0.68) if panel["type"] == "stat" else (0.13, 0.21, 0.84, 0.64)
+    inner = (0.02, 0.06, 0.96, 0.68) if panel["type"] == "stat" else (0.13, 0.21, 0.84, 0.59)
     axes = figure.add_axes(
         (left + inner[0] * width, low + inner[1] * height, inner[2] * width, inner[3] * height)
     )
@@ -198,7 +201,18 @@ def record(speed: float, path: Path) -> None:
     begin = time.time()
     with Stack("day", speed, say) as stack:
         stack.live()
-        picture(stack.prometheus.url, _span(begin, time.time(), 0.5), speed, path)
+        span = _span(begin, time.time(), 0.5)
+        picture(stack.prometheus.url, span, speed, path, phases=_troubles(stack.said))
+
+
+def _troubles(said: Sequence[Said]) -> list[Phase]:
+    """Return the phases of the load in which it made trouble."""
+    pairs = zip(said[::2], said[1::2], strict=False)
+    return [
+        Phase(begin.time, end.time, begin.phase)
+        for begin, end in pairs
+        if begin.phase not in ("calm", "recovery")
+    ]
 
 
 def _span(start: float, end: float, interval: float) -> Span:
