@@ -9,6 +9,7 @@ DEMO_ARGS ?=
 EXAMPLE ?= fastapi
 EXAMPLE_ARGS ?=
 BENCH_ARGS ?=
+STACK_ARGS ?=
 
 python := $(VENV)/bin/python
 uv := $(VENV)/bin/uv
@@ -16,17 +17,20 @@ installed := $(VENV)/.installed
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo example test check fmt docs bench lock compat stack-tools test-all clean
+.PHONY: help demo example stack test check fmt docs bench lock compat stack-tools test-all clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo 'Variables: PYTHON=$(PYTHON) PYTHONS="$(PYTHONS)" PYTEST_ARGS DEMO_ARGS EXAMPLE EXAMPLE_ARGS BENCH_ARGS'
+	@echo 'Variables: PYTHON=$(PYTHON) PYTHONS="$(PYTHONS)" PYTEST_ARGS DEMO_ARGS EXAMPLE EXAMPLE_ARGS BENCH_ARGS STACK_ARGS'
 
 demo: $(installed) ## Watch a pool at work on a real PostgreSQL
 	@$(python) -m poolscope demo $(DEMO_ARGS)
 
 example: $(installed) ## Serve an example, EXAMPLE=fastapi, flask or starlette
 	@$(python) -m examples $(EXAMPLE) $(EXAMPLE_ARGS)
+
+stack: $(installed) stack-tools ## Run a service and all that watches it; STACK_ARGS="--scenario leak"
+	@$(python) -m stack $(STACK_ARGS)
 
 test: $(installed) ## Run all tests, real PostgreSQL included
 	@$(python) -m pytest $(PYTEST_ARGS)
@@ -35,15 +39,18 @@ check: $(installed) ## Check format, lint, types, layers and generated pages
 	@$(python) -m ruff format --check .
 	@$(python) -m ruff check .
 	@$(python) -m mypy
+	@$(python) -m yamllint --strict .
 	@$(python) tools/docs.py --check
+	@$(python) grafana/build.py --check
 	@$(python) -m pytest --quiet tests/test_architecture.py
 
 fmt: $(installed) ## Format the code and fix what ruff can fix
 	@$(python) -m ruff check --fix-only --quiet .
 	@$(python) -m ruff format .
 
-docs: $(installed) ## Write docs/metrics.md and docs/events.md from the code
+docs: $(installed) ## Write the generated pages, boards and rules from the code
 	@$(python) tools/docs.py
+	@$(python) grafana/build.py
 
 bench: $(installed) ## Measure the pool against its peers
 	@$(python) -m benchmarks $(BENCH_ARGS)
@@ -53,6 +60,8 @@ compile_lock = $(uv) pip compile --quiet --universal --python-version 3.11 \
 
 lock: $(uv) ## Update the lock files (LOCK_ARGS=--upgrade for newer versions)
 	@$(compile_lock) pyproject.toml --all-extras --group dev --output-file requirements.lock
+	@$(compile_lock) pyproject.toml examples/requirements.in --constraints requirements.lock \
+		--output-file examples/requirements.lock
 	@$(compile_lock) --group bootstrap --output-file requirements-bootstrap.lock
 
 # The + hands make's own options and job slots on to the makes the script starts.
