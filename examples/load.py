@@ -149,7 +149,7 @@ class Phase:
 CALM = Phase("calm", 8, "orders, which take milliseconds")
 BURST = Phase("burst", 14, "far more reports than connections", reports=40, seconds=0.4)
 SLOW = Phase("slow", 25, "slow reports on all connections but one", reports=9, seconds=3, orders=2)
-LEAK = Phase("leak", 34, "one service keeps its connections, one after the other", leaks)
+LEAK = Phase("leak", 37, "one service keeps its connections, one after the other", leaks)
 OUTAGE = Phase("outage", 12, "the database ends all connections and takes none", outage)
 RECOVERY = replace(CALM, name="recovery", minutes=18, what="orders, as if nothing had been")
 RESTART = replace(CALM, name="restart", what="orders, while somebody restarts a service")

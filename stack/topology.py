@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
 from urllib.parse import urlsplit
@@ -14,7 +14,8 @@ import asyncpg
 from poolscope.testing.postgres import PostgresServer
 from stack import configs
 from stack.alertmanager import Alertmanager
-from stack.collector import Collector
+from stack.collector import Collector, has
+from stack.limits import told_limits
 from stack.prometheus import Prometheus
 from stack.server import Server, ServerError
 from stack.services import ROOT, Load, Replica, Said
@@ -97,6 +98,8 @@ class Stack:
             self._make()
             for server in self._watched:
                 server.start()
+            if not has(find("collector"), "postgresql"):
+                stack.enter_context(self._told_limits())
             self.load.start()
             yield
             # What they have not sent yet still arrives.
@@ -122,6 +125,10 @@ class Stack:
         self.load = self._own(Load(self._scenario, self._loading(), repeat=self._repeat))
         self.prometheus.files |= self._scraping()
         self._watched = [self.collector, self.alertmanager, self.prometheus, *self.replicas]
+
+    def _told_limits(self) -> AbstractContextManager[None]:
+        url = self._database_url("postgres", "monitor")
+        return told_limits(url, self.collector.http_endpoint, max(1, 10 / self.speed))
 
     def _own(self, server: S) -> S:
         self._stack.callback(server.close)

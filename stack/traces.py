@@ -38,7 +38,7 @@ class Traces(TraceServiceServicer):  # type: ignore[misc]
         self._lock = Lock()
         self._pages = Pages(self._answer, "127.0.0.1", 0)
         self.address = self._pages.address
-        self._workers = ThreadPoolExecutor(2)
+        self._workers = ThreadPoolExecutor(1)
         self._server = grpc.server(self._workers)
         add_TraceServiceServicer_to_server(self, self._server)
         self.endpoint = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
