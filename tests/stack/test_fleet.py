@@ -87,6 +87,14 @@ def test_a_fleet_is_pushed_through_a_collector_and_measured() -> None:
         assert "other groups" not in measured[f"`{name}`"]
 
 
+def test_what_the_page_adds_to_the_collector_keeps_what_is_there() -> None:
+    """Lists are replaced: a page that is out of date would let secrets through."""
+    pipeline = r"    metrics:\n(?:      receivers: .*\n)?      processors:\n((?:        - .*\n)+)"
+    (there,) = re.findall(pipeline, (SCALING.parents[1] / "otel-collector/config.yaml").read_text())
+    (added,) = re.findall(pipeline, SCALING.read_text())
+    assert added.replace("        - filter/failed_durations\n", "") == there != added
+
+
 class Dropping(Collector):
     """A Collector with the configuration that the page on scaling adds."""
 
