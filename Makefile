@@ -81,7 +81,7 @@ compat: ## Run the tests of libraries with SQLAlchemy 2.0, and with the oldest t
 	@$(OLDEST)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS) \
 		$(addprefix tests/instrument/,aiomysql asyncpg psycopg pymongo redis sqlalchemy)
 
-stack-tools: ## Build the Collector and Prometheus that tests/stack needs (takes Go)
+stack-tools: ## Build the Collector, Prometheus and Alertmanager with Go, and a server for tests
 	@tools/stack_tools
 
 clean: ## Remove environments, caches and builds
