@@ -36,16 +36,16 @@ def reporting(first: Report = _nothing, then: Report = _nothing) -> Wrap:
     return wrap
 
 
-def around(begin: Callable[[Any], tuple[Any, ...] | None], done: Report, failed: Report) -> Wrap:
+def around(begin: Callable[..., tuple[Any, ...] | None], done: Report, failed: Report) -> Wrap:
     """Report the beginning of a call, and then what it returns or raises.
 
-    What `begin(self)` returns comes first among the arguments of the others, which are not called
-    if that is None.
+    What `begin` returns for the arguments of the call comes first among those of the others, which
+    are not called if that is None.
     """
 
     def wrap(inner: Callable[..., Any]) -> Callable[..., Any]:
         def call(self: Any, *args: Any, **options: Any) -> Any:
-            if (begun := begin(self)) is None:
+            if (begun := begin(self, *args, *options.values())) is None:
                 return inner(self, *args, **options)
             try:
                 result = inner(self, *args, **options)
@@ -56,7 +56,7 @@ def around(begin: Callable[[Any], tuple[Any, ...] | None], done: Report, failed:
             return result
 
         async def wait(self: Any, *args: Any, **options: Any) -> Any:
-            if (begun := begin(self)) is None:
+            if (begun := begin(self, *args, *options.values())) is None:
                 return await inner(self, *args, **options)
             try:
                 result = await inner(self, *args, **options)

@@ -172,7 +172,7 @@ def _source_of(pool: Any) -> Any:
     return pool.__dict__.get(MARK) or LIBRARY.source_of(pool)
 
 
-def _asks(pool: Any) -> tuple[Any, ...] | None:
+def _asks(pool: Any, *_: Any) -> tuple[Any, ...] | None:
     source = _source_of(pool)
     if source is None:
         return None
@@ -197,7 +197,7 @@ def _fails(source: Any, request: int, pool: Any, error: BaseException) -> None:
     source.failed(request, error, why(error, timeout, *closed))
 
 
-def _connects(pool: Any) -> tuple[Any, ...] | None:
+def _connects(pool: Any, *_: Any) -> tuple[Any, ...] | None:
     source = _source_of(pool)
     if source is None:
         return None

@@ -2,8 +2,9 @@
 
 Connections are opened by `_connect`, mostly in workers of the pool. They come back by `putconn`;
 one that leaves the pool does so there, in a task of a worker, or in one of few methods, and is
-then known by the state of its transaction. `source` reads what is private of pools, `threads` and
-`tasks` replace methods, each of one kind of pool.
+then known by the state of its transaction. `state` reads what is private of pools. Each cycle calls
+`getconn` and `putconn`, which `threads` and `tasks` replace, each of one kind of pool; `upkeep`
+replaces the rest, of either.
 """
 
 from __future__ import annotations
