@@ -4,7 +4,8 @@
 
 POOLSCOPE_SCENARIO chooses the phases, and POOLSCOPE_SPEED how many times faster than written they
 follow each other. Only an outage needs more: DATABASE_ADMIN_URL, of another database on the same
-server, and DATABASE_NAME, the one to close. Whatever happens, what a phase breaks is mended.
+server, and DATABASE_NAME, the one to close. What a phase breaks is mended at its end, however it
+comes; what a load that was killed has left, by the next one.
 """
 
 import argparse
