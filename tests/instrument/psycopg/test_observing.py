@@ -14,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg_pool import pool, pool_async
 
 from poolscope import events as e
-from poolscope import instrument
+from poolscope import instrument, registry
 from poolscope.events import CloseReason
 from poolscope.instrument import observe, uninstrument
 from poolscope.instrument.psycopg import LIBRARY
@@ -166,6 +166,16 @@ def test_two_pools_of_one_server_have_names_of_their_own(postgres: PostgresServe
         where = f"127.0.0.1:{postgres.port}/postgres"
         assert [stage.source.name, other.name] == [where, f"{where}-2"]
         assert other.stats().idle == 0
+
+
+def test_a_pool_is_observed_from_when_it_opens(postgres: PostgresServer) -> None:
+    async def main() -> None:
+        async with ASYNC(postgres.dsn, min_size=0, max_size=1, name="tasks", open=False):
+            assert registry.find("tasks")
+
+    run(main())
+    with SYNC(postgres.dsn, min_size=0, max_size=1, name="threads", open=False):
+        assert registry.find("threads")
 
 
 @pytest.mark.parametrize(
