@@ -15,7 +15,7 @@ from benchmarks.figures import compare, summarize
 from benchmarks.plan import Plan
 from benchmarks.section import Goal, Section, ratio
 from benchmarks.server import Server, UnavailableError
-from benchmarks.timing import time_cycles
+from benchmarks.timing import time_cycles, warm_up
 from poolscope import registry
 from poolscope.testing.redis import RedisServer
 from poolscope.testing.server import ServerMissingError
@@ -47,18 +47,21 @@ class Kind:
     @asynccontextmanager
     async def open(self, observed: bool, server: Server) -> AsyncIterator[Case]:
         async with self.opener(server) as case:
-            active = partial(_observing, self.library)
-            if observed:
-                yield replace(case, name=self.observed, active=active)
-            else:
-                yield replace(case, name=self.name)
+            name = self.observed if observed else self.name
+            active = partial(_observing, self.library if observed else None, case)
+            yield replace(case, name=name, active=active)
 
 
 @asynccontextmanager
-async def _observing(library: str) -> AsyncIterator[None]:
-    """Observe meanwhile: it is done to all pools of the process."""
+async def _observing(library: str | None, case: Case) -> AsyncIterator[None]:
+    """Observe meanwhile, if a library is named: it is done to all its pools of the process."""
+    if library is None:
+        await warm_up(case)
+        yield
+        return
     poolscope.instrument(library)
     try:
+        await warm_up(case)
         yield
         counted = sum(pool.metrics.wait.count for pool in registry.live())
         expect(counted > 0, "cycles were counted")

@@ -94,6 +94,11 @@ async def _time(case: Case, loop: Loop, count: int) -> int:
         return await _clock(case, loop, count)
 
 
+async def warm_up(case: Case, count: int = 500) -> None:
+    """Run so many cycles, so that what was changed just before is as it is in the long run."""
+    await _clock(case, case.cycles or (_sync_cycles if case.is_sync else _cycles), count)
+
+
 async def _clock(case: Case, loop: Loop, count: int) -> int:
     """Return how many ns so many cycles take."""
     if case.is_sync:
