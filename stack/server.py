@@ -76,7 +76,7 @@ class Server:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        launcher = ["/bin/sh", "-c", _LAUNCHER, self.directory]
+        launcher: list[str | Path] = ["/bin/sh", "-c", _LAUNCHER, self.directory]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*launcher, self._binary, *self._options()],

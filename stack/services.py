@@ -30,7 +30,7 @@ class Replica(Server):
         return ["-m", "examples", "fastapi"]
 
     def _environment(self) -> Mapping[str, str]:
-        return python_environment() | self._variables
+        return {**python_environment(), **self._variables}
 
     def _is_ready(self) -> bool:
         return answers(f"{self.url}/healthz")
@@ -69,7 +69,7 @@ class Load(Server):
         return ["-m", "examples.load", *self._arguments]
 
     def _environment(self) -> Mapping[str, str]:
-        return python_environment() | self._variables
+        return {**python_environment(), **self._variables}
 
     def _is_ready(self) -> bool:
         return True

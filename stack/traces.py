@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any, Self
 
-import grpc
+import grpc  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -26,7 +26,7 @@ MOST_TRACES = 200_000
 _QUESTION = re.compile(r"/api/traces/([0-9a-f]{32})")
 
 
-class Traces(TraceServiceServicer):  # type: ignore[misc]
+class Traces(TraceServiceServicer):
     """Takes spans by OTLP and gives the names of those of a trace.
 
     By gRPC it listens at `endpoint`, by HTTP at `address`, where it is also asked as Tempo is:
@@ -40,7 +40,7 @@ class Traces(TraceServiceServicer):  # type: ignore[misc]
         self.address = self._pages.address
         self._workers = ThreadPoolExecutor(1)
         self._server = grpc.server(self._workers)
-        add_TraceServiceServicer_to_server(self, self._server)
+        add_TraceServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
         self.endpoint = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
 
     def spans(self, trace_id: str) -> list[str]:

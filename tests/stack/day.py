@@ -37,6 +37,7 @@ SILENCED = {
 
 OUTLIVES = {
     (names.BURN, "1d"): "its short window of 2h ends hours after the last failure of the day",
+    (names.BURN, "3d"): "it waits for three hours, and the day is hardly longer",
     (names.CHURN_HIGH, ""): "counted by the minute, a few connects are many in fast motion",
 }
 """Those that may fire, but need not end before the day does."""

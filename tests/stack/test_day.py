@@ -82,6 +82,7 @@ def test_each_alert_that_should_reaches_the_webhook_and_is_resolved(day: Day, jo
     by_sign = {sign(labels): labels for labels in map(known_labels, ALERTS)}
     where = {"job": job, ENVIRONMENT: LOCAL, POOL: "orders"}
     for who, told in fired.items():
+        assert told.receiver == ("pager" if told.labels["severity"] == "critical" else "tickets")
         assert {label: told.labels.get(label) for label in (*by_sign[who], *where)} == {
             **by_sign[who],
             **where,
