@@ -129,7 +129,9 @@ class MariadbServer(PrivateServer):
 
     def _options(self, directory: Path) -> list[str]:
         settings = [f"--{name}={value}" for name, value in self._settings.items()]
-        return ["--no-defaults", f"--datadir={directory / 'data'}", *settings]
+        # In a folder that servers share, each removes the temporary tables of the others.
+        own = [f"--datadir={directory / 'data'}", f"--tmpdir={directory}"]
+        return ["--no-defaults", *own, *settings]
 
 
 def _find(program: str) -> Path:
