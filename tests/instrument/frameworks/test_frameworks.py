@@ -118,6 +118,8 @@ def test_a_service_tells_of_its_pool_without_a_change_of_code(
         command = f"{server.format(port=port)} {app}:app"
         with started(receiver, command, DATABASE_URL=postgres.dsn):
             ask(port)
+            # A server that ends by its signal exports no more.
+            wait_until(lambda: sum(pools(receiver).values()) >= ASKED)
         address = f"127.0.0.1:{postgres.port}/postgres"
         # Frameworks may ask once more, as Django does when it meets its database.
         assert pools(receiver).keys() == {address}
