@@ -21,13 +21,15 @@ pytestmark = pytest.mark.servers
 
 FOLDER = re.compile(r"(?<=[ =])/\S*/poolscope-[^/ ]+")
 
+TOOLS = {name: text for name, text in os.environ.items() if name == "POOLSCOPE_TOOLS"}
+
 
 @contextmanager
 def running(*arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         [sys.executable, "-m", "stack", *arguments],
         cwd=ROOT,
-        env=environment() | variables,
+        env=environment() | TOOLS | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
