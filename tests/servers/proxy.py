@@ -135,8 +135,11 @@ class FaultProxy:
         except OSError:
             pass  # the server refuses
         finally:
+            for end in ends:  # all of them, before a cancellation may strike
+                _part(end, good_bye)
             for end in ends:
-                await _close(end, good_bye)
+                with suppress(OSError):  # the other side may have ended it already
+                    await end.wait_closed()
 
     async def _pass_on(
         self, near: StreamReader, to_near: StreamWriter, far: StreamReader, to_far: StreamWriter
@@ -173,11 +176,10 @@ class FaultProxy:
         return chunk
 
 
-async def _close(end: StreamWriter, good_bye: bool) -> None:
-    with suppress(OSError):  # the other side may have ended it already
-        if not good_bye:
+def _part(end: StreamWriter, good_bye: bool) -> None:
+    if not good_bye:
+        with suppress(OSError):  # the other side may have ended it already
             made = end.get_extra_info("socket")
             made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            end.transport.abort()
-        end.close()
-        await end.wait_closed()
+        end.transport.abort()
+    end.close()
